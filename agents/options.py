@@ -1,0 +1,124 @@
+"""The typed options of a whole run: every key that a configuration may set, with its range. No torch here."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from envs.options import EnvOptions
+from worldmodels.options import WorldModelOptions
+
+
+def _at_least(default: float, minimum: float) -> Any:  # noqa: ANN401 - a dataclass field stands for its type
+    return field(default=default, metadata={"min": minimum})
+
+
+def _above(default: float, bound: float) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"above": bound})
+
+
+def _between(default: float, minimum: float, maximum: float) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"min": minimum, "max": maximum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticOptions:
+    """The policy that is trained in imagination.
+
+    horizon: imagined steps. starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
+    n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
+    slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
+    networks. gradient: `score` (likelihood ratio), `dynamics` (through the model) or `auto` (score for discrete
+    actions, dynamics for continuous ones). actor_average: fraction by which the averaged actor, which acts in
+    evaluation, follows the actor. return_rate: fraction by which the return's scale follows each batch.
+    critic: the critic's distribution. clip: largest norm of a gradient.
+    """
+
+    name: Literal["actor_critic"] = "actor_critic"
+    horizon: int = _at_least(15, 1)
+    starts: int = _at_least(128, 1)
+    gamma: float = _between(0.99, 0.0, 1.0)
+    lambda_: float = _between(0.95, 0.0, 1.0)
+    entropy: float = _at_least(3e-3, 0.0)
+    actor_rate: float = _above(3e-4, 0.0)
+    critic_rate: float = _above(1e-3, 0.0)
+    slow_critic: float = _between(0.02, 0.0, 1.0)
+    hidden: int = _at_least(64, 1)
+    layers: int = _at_least(2, 1)
+    gradient: Literal["auto", "score", "dynamics"] = "auto"
+    actor_average: float = _between(0.01, 0.0, 1.0)
+    return_rate: float = _between(0.01, 0.0, 1.0)
+    critic: Literal["two_hot", "gaussian"] = "two_hot"
+    clip: float = _above(100.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """What is remembered and how it is sampled.
+
+    capacity: rows kept (one observation and the transition that leaves it). batch: windows in a batch.
+    length: transitions in a window.
+    """
+
+    capacity: int = _at_least(100_000, 2)
+    batch: int = _at_least(16, 1)
+    length: int = _at_least(32, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """How often and how fast the world model and the policy learn.
+
+    warmup_steps: simulator steps of random actions before learning. warmup_updates: world-model updates at the end of
+    the warm-up. updates_per_step: updates for each simulator step afterwards. every: simulator steps between groups
+    of updates. model_rate: learning rate of the world model. clip: largest norm of its gradient. threads: torch
+    threads on the CPU. checkpoint_every: simulator steps between checkpoints. keep: checkpoints kept.
+    max_skipped_updates: updates in a row that may be skipped for a non-finite loss or gradient before the run stops.
+    log_every: simulator steps between lines of training metrics.
+    """
+
+    warmup_steps: int = _at_least(500, 1)
+    warmup_updates: int = _at_least(200, 0)
+    updates_per_step: float = _at_least(0.5, 0.0)
+    every: int = _at_least(10, 1)
+    model_rate: float = _above(1e-3, 0.0)
+    clip: float = _above(100.0, 0.0)
+    threads: int = _at_least(1, 1)
+    checkpoint_every: int = _at_least(5000, 1)
+    keep: int = _at_least(2, 1)
+    max_skipped_updates: int = _at_least(10, 1)
+    log_every: int = _at_least(250, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How the agent is measured while it trains; none of it changes the training.
+
+    every: simulator steps between evaluations (0: only at the end). episodes: episodes of each. final_episodes:
+    episodes of the last one. num_envs: environments stepped together. seed: episode k is reset with seed + k.
+    """
+
+    every: int = _at_least(1000, 0)
+    episodes: int = _at_least(20, 1)
+    final_episodes: int = _at_least(100, 1)
+    num_envs: int = _at_least(20, 1)
+    seed: int = _between(10_000, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """A whole training run.
+
+    steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda` or
+    `cuda:N`. run: the run folder (none: named after environment, seed and time). resume: go on with what is there.
+    """
+
+    env: EnvOptions = field(default_factory=EnvOptions)
+    world_model: WorldModelOptions = field(default_factory=WorldModelOptions)
+    agent: ActorCriticOptions = field(default_factory=ActorCriticOptions)
+    replay: ReplayOptions = field(default_factory=ReplayOptions)
+    train: LearnerOptions = field(default_factory=LearnerOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    steps: int = _at_least(5_000, 1)
+    seed: int = _between(0, 0, 2**31 - 1)
+    device: str = "cpu"
+    run: str | None = None
+    resume: bool = False
