@@ -1,0 +1,89 @@
+"""The typed options of every world-model part: names, sizes, ranges. No torch here.
+
+A key such as `posterior` names a part; the section of that part's own name holds its sizes.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkOptions:
+    """Networks that read observations and write them back."""
+
+    units: int = field(default=64, metadata={"min": 1, "max": 4096})
+    layers: int = field(default=2, metadata={"min": 1, "max": 8})
+    depth: int = field(default=16, metadata={"min": 1, "max": 256})
+    """Channels of the first image convolution; each further one doubles them."""
+    image_weight: float = field(default=1.0, metadata={"above": 0.0})
+    min_scale: float = field(default=0.05, metadata={"above": 0.0, "max": 10.0})
+    """Smallest learned standard deviation of the observation likelihoods."""
+    standardize: bool = True
+    """Centre and scale vectors (in symlog space) by the warm-up data, once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianOptions:
+    """Diagonal Gaussian latent."""
+
+    size: int = field(default=8, metadata={"min": 1, "max": 1024})
+    min_std: float = field(default=0.05, metadata={"above": 0.0, "max": 1.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalOptions:
+    """A vector of one-hot categoricals."""
+
+    groups: int = field(default=16, metadata={"min": 1, "max": 256})
+    classes: int = field(default=16, metadata={"min": 2, "max": 256})
+    unimix: float = field(default=0.01, metadata={"min": 0.0, "below": 1.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentOptions:
+    """Block-GRU temporal prior."""
+
+    deter: int = field(default=64, metadata={"min": 1, "max": 16384})
+    hidden: int = field(default=64, metadata={"min": 1, "max": 4096})
+    blocks: int = field(default=1, metadata={"min": 1, "max": 64})
+    core_layers: int = field(default=0, metadata={"min": 0, "max": 4})
+    """Block-linear layers between the inputs and the gates."""
+    prior_layers: int = field(default=1, metadata={"min": 1, "max": 8})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Reward and continuation heads."""
+
+    units: int = field(default=64, metadata={"min": 1, "max": 4096})
+    layers: int = field(default=1, metadata={"min": 0, "max": 8})
+    bins: int = field(default=255, metadata={"min": 3, "max": 4095})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """Weights of the loss terms, free nats and balance. They change training, never the reported bound."""
+
+    observation: float = field(default=1.0, metadata={"min": 0.0})
+    reward: float = field(default=1.0, metadata={"min": 0.0})
+    continuation: float = field(default=1.0, metadata={"min": 0.0})
+    dynamics: float = field(default=1.0, metadata={"min": 0.0})
+    representation: float = field(default=0.1, metadata={"min": 0.0})
+    marginal: float = field(default=1.0, metadata={"min": 0.0})
+    free_nats: float = field(default=0.3, metadata={"min": 0.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelOptions:
+    """A world model: which part plays which role, and each part's section."""
+
+    encoder: str = "vae"
+    posterior: str = "gaussian"
+    posterior_sees_context: bool = False
+    """q(z | o, h) instead of q(z | o). Without it the temporal prior scans a window with its inputs batched."""
+    temporal_prior: str = "recurrent"
+    trunk: TrunkOptions = field(default_factory=TrunkOptions)
+    gaussian: GaussianOptions = field(default_factory=GaussianOptions)
+    categorical: CategoricalOptions = field(default_factory=CategoricalOptions)
+    recurrent: RecurrentOptions = field(default_factory=RecurrentOptions)
+    heads: HeadOptions = field(default_factory=HeadOptions)
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)

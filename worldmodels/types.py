@@ -1,0 +1,195 @@
+"""The protocols: what flows between the parts, with exact shapes.
+
+Axes, in this order: K ensemble, B batch, T time (H imagined), features. Z is the width of a latent, D of a context,
+F = D + Z of the features, A of an encoded action, P of a latent family's raw parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class State:
+    """A latent state: what the temporal prior carries and the latent itself.
+
+    context: (..., D). z: (..., Z), with equal leading axes.
+    """
+
+    context: Tensor
+    z: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """What heads and policies read: (..., D + Z)."""
+        return torch.cat([self.context, self.z], -1)
+
+    def index(self, key: Any) -> "State":  # noqa: ANN401 (anything that indexes a tensor)
+        """The state at `key` of the leading axes."""
+        return State(self.context[key], self.z[key])
+
+    def flatten(self) -> "State":
+        """(B, T, ...) -> (B * T, ...)."""
+        return State(self.context.flatten(0, 1), self.z.flatten(0, 1))
+
+    def expand(self, size: int) -> "State":
+        """(B, ...) -> (size, B, ...), without a copy."""
+        return State(self.context.expand(size, *self.context.shape), self.z.expand(size, *self.z.shape))
+
+    def detach(self) -> "State":
+        """The same state, cut from the graph."""
+        return State(self.context.detach(), self.z.detach())
+
+
+def stack_states(states: list[State], dim: int = 1) -> State:
+    """H states of (B, ...) -> one of (B, H, ...)."""
+    return State(torch.stack([s.context for s in states], dim), torch.stack([s.z for s in states], dim))
+
+
+class Encoding(NamedTuple):
+    """An encoder's answer.
+
+    z: (..., Z). log_volume: (...) nats; VAE -log q(z|o,h), flow log |det dz/do|. posterior: raw parameters (..., P) of
+    q, or None for bijections and deterministic codes. details: factored-out levels of a multi-scale flow.
+    aux: extra losses; each key needs a weight in the options.
+    """
+
+    z: Tensor
+    log_volume: Tensor
+    posterior: Tensor | None = None
+    details: Tensor | None = None
+    aux: dict[str, Tensor] = {}
+
+
+@dataclass
+class Batch:
+    """Windows of T transitions and their T+1 observations.
+
+    obs: name -> (B, T+1, ...), images uint8. action: (B, T, A). reward: (B, T).
+    terminated, truncated, mask: (B, T) bool; mask is False where no transition exists (an episode ended there).
+    is_first, obs_mask: (B, T+1) bool.
+    """
+
+    obs: dict[str, Tensor]
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    mask: Tensor
+    is_first: Tensor
+    obs_mask: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """Every tensor on `device`."""
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            moved[name] = {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+        return replace(self, **moved)
+
+    @property
+    def starts(self) -> Tensor:
+        """(B, T+1) bool: where the state begins anew, because an episode or the window does."""
+        starts = self.is_first.clone()
+        starts[:, 0] = True
+        return starts
+
+
+@dataclass
+class Rollout:
+    """H imagined steps from B states.
+
+    states: (B, H+1). action: (B, H, A). reward: (B, H), of the state reached. continuation: (B, H), probability that
+    the episode goes on after the step. aleatoric: (B, H) nats, entropy of the temporal prior. epistemic: (B, H) nats,
+    or None without an ensemble.
+    """
+
+    states: State
+    action: Tensor
+    reward: Tensor
+    continuation: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor | None = None
+
+
+@dataclass
+class LossOutput:
+    """What `WorldModel.loss` returns.
+
+    total: scalar to minimise. terms: name -> scalar, unweighted, in nats per valid step. bound: scalar, the evidence
+    lower bound on log p(o_0..o_T | a) in nats per observation, without free nats or balance (a bound, not exact).
+    states: posterior states (B, T+1), detached.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    bound: Tensor
+    states: State
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class LatentFamily(Protocol):
+    """A latent distribution as pure functions of raw parameters (..., P)."""
+
+    width: int
+    parameters: int
+
+    def sample(self, raw: Tensor) -> Tensor:
+        """Reparameterised (or straight-through) sample (..., Z)."""
+        ...
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """Most probable (or mean) latent (..., Z)."""
+        ...
+
+    def log_prob(self, raw: Tensor, z: Tensor) -> Tensor:
+        """Log-density of z in nats (...)."""
+        ...
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        """Entropy in nats (...)."""
+        ...
+
+    def kl(self, raw_q: Tensor, raw_p: Tensor) -> Tensor:
+        """Closed-form KL(q || p) in nats, summed over the latent (...)."""
+        ...
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        """The same thing as a Distribution of batch shape (...)."""
+        ...
+
+
+class TemporalPrior(Protocol):
+    """p(z_{t+1} | history): `advance` once a step, then the prior and the posterior read its context."""
+
+    context_size: int
+    parallel: bool
+
+    def initial(self, batch: int) -> Tensor:
+        """Context before the first observation (B, D)."""
+        ...
+
+    def advance(self, state: State, action: Tensor) -> Tensor:
+        """Context after `action` (B, A) in `state` (B, ...): (B, D)."""
+        ...
+
+    def prior(self, context: Tensor) -> Tensor:
+        """Raw parameters of p(z | context): (..., D) -> (..., P)."""
+        ...
+
+    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:
+        """Contexts (B, T+1, D) of a whole window from z (B, T+1, Z), action (B, T, A), starts (B, T+1)."""
+        ...
+
+    def forward(self, context: Tensor) -> Distribution:
+        """p(z | context) as a Distribution."""
+        ...
+
+
+Policy = Callable[[Tensor], Tensor]
+"""Features (B, F) -> encoded action (B, A)."""
+
+Gradient = Literal["auto", "score", "dynamics"]
