@@ -1,0 +1,15 @@
+"""What every test shares: no display, one torch thread, and hypothesis examples that are the same in every run."""
+
+import os
+
+# Set before anything draws: pygame and matplotlib read them when they are imported, worker processes inherit them.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+from hypothesis import settings
+
+# A slow machine is no failure, and the same commit gives the same answer twice.
+settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("suite")
