@@ -17,4 +17,4 @@ ruff format --check .
 echo "test: pyright"
 pyright
 echo "test: pytest"
-python -m pytest -n "${PYTEST_WORKERS:-2}" "$@"
+python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadgroup "$@"
