@@ -13,6 +13,7 @@ from agents.compose import compose
 from agents.options import TrainOptions
 from worldmodels.config import build, dump_yaml, load_yaml, to_mapping
 from worldmodels.errors import CheckpointError, ConfigError
+from worldmodels.files import write_file
 from worldmodels.lock import RunLock
 
 CONFIG_FILE = "config.yaml"
@@ -179,19 +180,13 @@ def _check_device(device: str) -> None:
 
 def _write_config(options: TrainOptions) -> None:
     """Write config.yaml whole or not at all; an unchanged one is left alone."""
-    run = _folder(options)
-    file, text = run / CONFIG_FILE, dump_yaml(_without_place(options))
+    run, data = _folder(options), dump_yaml(_without_place(options)).encode()
     try:
-        if file.exists() and file.read_text(encoding="utf-8") == text:
-            return
-        partial = file.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
+        unchanged = (run / CONFIG_FILE).is_file() and (run / CONFIG_FILE).read_bytes() == data
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{run / CONFIG_FILE}: cannot be read: {error.strerror}") from error
+    if not unchanged:
+        write_file(run, CONFIG_FILE, data)
 
 
 def _without_place(options: TrainOptions) -> dict[str, Any]:

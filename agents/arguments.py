@@ -1,0 +1,125 @@
+"""The command line's words: what each command takes, with help that a newcomer can follow."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from agents.stopping import USER_ERROR
+
+Command = Callable[[argparse.Namespace], int]
+_EXAMPLES = {
+    "train": """
+examples:
+  wm train env=cartpole                            a preset of configs/env; the run lands in runs/
+  wm train env=cartpole steps=20000 seed=1 run=runs/mine
+  wm train env.id=Acrobot-v1 agent.horizon=20      any gymnasium environment, with the generic settings
+  wm train resume=true run=runs/mine steps=40000   go on with a run; steps is the total
+  wm train --import my_envs env.id=MyEnv-v0        an environment of your own, registered by my_envs.py
+  wm train -m env=cartpole seed=0,1,2              one run for every combination, below multirun/
+
+keys: env=PRESET or env.id=ID, world_model=PRESET, agent=PRESET, steps=, seed=, run=PATH, resume=true, device=,
+and every other key of agents/options.py, envs/options.py and worldmodels/options.py, such as train.warmup_steps=.
+A mistyped key is answered with the nearest one; nothing is written then.""",
+    "evaluate": """
+examples:
+  wm evaluate runs/mine
+  wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4""",
+    "imagine": """
+examples:
+  wm imagine runs/mine --out dream.mp4
+  wm imagine runs/mine --out dream.gif --seed 3 --context 8 --horizon 60""",
+}
+
+
+def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
+    """Return the arguments of `wm argv`; `command` is the function to call.
+
+    Args:
+        argv: what follows `wm`.
+        commands: name -> what it does; each name needs a function in `_COMMANDS`.
+
+    Raises:
+        SystemExit: after the help (0) or after one line about what is wrong (2).
+    """
+    parser = _Parser(
+        prog="wm",
+        description="Train agents inside world models, measure them, and watch what they imagine.",
+        epilog="`wm COMMAND --help` explains each command, with examples.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[],
+        help="import a module of yours first, for example one that registers environments (repeatable)",
+    )  # fmt: skip
+    common.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in commands.items():
+        summary, add_arguments = _COMMANDS[name]
+        own = subparsers.add_parser(
+            name, parents=[common], help=summary, description=summary, epilog=_EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        own.set_defaults(command=command, overrides=None)
+        add_arguments(own)
+    args, rest = parser.parse_known_args(list(argv))
+    if rest and (args.overrides is None or any(item.startswith("-") for item in rest)):
+        parser.error(f"unrecognised: {' '.join(rest)}")
+    if rest:  # overrides that stand behind an option
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings; see below")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of KEY=A,B,C")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--episodes", type=_positive, default=100, metavar="N", help="episodes (default 100)")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="episode k is reset with S + k")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write evaluation.json there too")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="film of the first episode (.mp4 or .gif)")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the best")
+
+
+def _add_imagine(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="film to write (.mp4 or .gif)")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the episode and the dream")
+    parser.add_argument("--context", type=_positive, default=16, metavar="N", help="steps seen before it dreams")
+    parser.add_argument("--horizon", type=_positive, default=60, metavar="N", help="steps dreamt (default 60)")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the run folder, such as runs/mine")
+    parser.add_argument("--env", metavar="ID", help="a gymnasium id other than the run's own")
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    return int(text)
+
+
+_COMMANDS = {
+    "train": ("Train a world model and a policy inside it.", _add_train),
+    "evaluate": ("Play whole episodes with a trained agent and report its returns.", _add_evaluate),
+    "imagine": ("Film what the agent imagines beside what happens.", _add_imagine),
+}

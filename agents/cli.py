@@ -1,0 +1,168 @@
+"""`wm`: train, evaluate and watch agents from a terminal. Nothing heavy is loaded before the input was checked.
+
+A user's mistake is one line on standard error and exit code 2; a traceback appears only with --debug.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agents.arguments import parse
+from agents.stopping import USER_ERROR, guarded
+from worldmodels.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `wm` with `argv` (the process's own arguments without it) and return the exit code.
+
+    0: done. 2: a mistake in the input or the environment, explained in one line. 130, 143: stopped by Ctrl-C or
+    SIGTERM.
+    """
+    try:
+        args = parse(sys.argv[1:] if argv is None else argv, COMMANDS)
+    except SystemExit as end:  # argparse has printed the help, the version or what is wrong
+        return end.code if isinstance(end.code, int) else USER_ERROR
+    return guarded(lambda: _run(args), debug=args.debug)
+
+
+def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module need not be loaded for `evaluate`
+    """Train the run that `options` describe, in its folder and under its lock."""
+    from agents.experiment import open_run
+
+    with open_run(options) as run:
+        print(f"run folder: {run}", flush=True)
+        from agents.log import Logger
+        from agents.progress import Progress
+        from agents.trainer import train
+
+        with Logger(run, progress=Progress(options.steps)) as logger:
+            train(options, run, resume=options.resume, logger=logger)
+    return 0
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Import the user's modules; the current folder is searched last, so that it hides nothing.
+
+    Raises: ConfigError: a module is missing or fails.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a user's module may raise anything
+            raise ConfigError(f"--import {module}: {type(error).__name__}: {error}") from error
+
+
+def _run(args: argparse.Namespace) -> int:
+    _check_own_packages()
+    import_modules(args.modules)
+    return args.command(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    if args.multirun:
+        from agents.sweep import multirun
+
+        return multirun(args.overrides, modules=args.modules)
+    from agents.experiment import load_options, resume_changes
+
+    options = load_options(args.overrides)
+    if options.resume:
+        named = any(line.lstrip("+").startswith("env.id=") for line in args.overrides)
+        _check_foreign(options.env.id, args.modules, named=named, how=f"env.id={options.env.id}")
+        for key, (old, new) in resume_changes(options).items():
+            print(f"changed: {key}: {old} -> {new}")
+    return train_run(options)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    env = _env_options(args)
+    for file in (args.json, args.video):
+        _check_output(file)
+    from agents.agent import Agent
+    from agents.evaluate import EVALUATION_FILE, evaluate, write_evaluation
+
+    agent = Agent.load(args.folder)
+    result = evaluate(
+        agent,
+        env,
+        episodes=args.episodes,
+        seed=args.seed,
+        num_envs=min(args.episodes, 20),
+        deterministic=not args.stochastic,
+    )
+    print(result.table())
+    for file in (Path(args.folder) / EVALUATION_FILE, args.json):
+        if file is not None:
+            print(f"{'written':<20}{write_evaluation(file, result)}")
+    if args.video is not None:
+        from agents.film import episode_film, save_video
+
+        frames = episode_film(agent, env, seed=args.seed, deterministic=not args.stochastic)
+        print(f"{'film':<20}{save_video(args.video, frames)}")
+    return 0
+
+
+def _imagine(args: argparse.Namespace) -> int:
+    env = _env_options(args)
+    _check_output(args.out)
+    from agents.agent import Agent
+    from agents.film import dream_film, save_video
+
+    agent = Agent.load(args.folder)
+    frames = dream_film(agent, env, context=args.context, horizon=args.horizon, seed=args.seed)
+    print(f"film: {save_video(args.out, frames)}")
+    return 0
+
+
+def _env_options(args: argparse.Namespace) -> Any:  # noqa: ANN401 - EnvOptions
+    """Return the environment to act in: the run's own, or `--env` with otherwise the run's settings."""
+    from agents.experiment import recorded_options
+
+    recorded = recorded_options(args.folder).env
+    if args.env is None:
+        _check_foreign(recorded.id, args.modules, named=False, how=f"--env {recorded.id}")
+        return recorded
+    return recorded if args.env == recorded.id else replace(recorded, id=args.env, kwargs={})
+
+
+def _check_foreign(env_id: str, modules: Sequence[str], *, named: bool, how: str) -> None:
+    """Raise ConfigError where a run's own configuration would import a module that the user has not named."""
+    module, colon, _ = env_id.partition(":")
+    if colon and not named and module not in modules:
+        raise ConfigError(
+            f"this run's environment is {env_id}, and making it runs the code of {module}: "
+            f"allow that by {how} or --import {module}"
+        )
+
+
+def _check_output(file: Path | None) -> None:
+    if file is not None and (not file.parent.is_dir() or file.is_dir()):
+        raise ConfigError(f"{file}: expected a file in a folder that exists")
+
+
+def _check_own_packages() -> None:
+    """Raise ConfigError where `envs` or `worldmodels` would come from somewhere else than this file's neighbours."""
+    root = Path(__file__).resolve().parent.parent
+    for package in ("agents", "envs", "worldmodels"):
+        spec = importlib.util.find_spec(package)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
+        if root / package not in places[:1]:
+            found = places[0] if places else "no folder"
+            raise ConfigError(
+                f"the package {package!r} comes from {found}, not from {root}: another project's {package!r} hides "
+                "this one's; start wm from another folder, change PYTHONPATH or uninstall that project"
+            )
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine}
+
+if __name__ == "__main__":
+    sys.exit(main())

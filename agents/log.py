@@ -1,0 +1,200 @@
+"""What a run measured, for people and programs: metrics.jsonl, TensorBoard and films.
+
+Logging never stops a run: where it cannot write (a full disk), it says so once and turns itself off.
+"""
+
+import io
+import json
+import math
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from agents.progress import Progress
+
+METRICS_FILE = "metrics.jsonl"
+TRAIN_RETURN = "train/return"
+"""Name of the return of one training episode; `learning_curve` and the progress line look for it."""
+FILM_FPS = 15
+
+
+class Logger:
+    """Writes the metrics of one run.
+
+    run: the run folder. step: the barrier that the run goes on from; what was logged after it is cut, and wall_s goes
+    on where it stood. progress: told of every line. tensorboard: whether event files are written too.
+    """
+
+    def __init__(
+        self, run: str | Path, *, step: int = 0, progress: Progress | None = None, tensorboard: bool = True
+    ) -> None:
+        self.run = Path(run)
+        self.progress = progress
+        self._tensorboard = tensorboard
+        self._on = True
+        self._file: io.TextIOWrapper | None = None
+        self._events: Any = None
+        self._began, self._offset = time.monotonic(), 0.0
+        self._step, self._seen = 0, set[str]()
+        self.resume(step)
+
+    def resume(self, step: int) -> None:
+        """Go on from the barrier at `step`: cut later lines of metrics.jsonl and let TensorBoard forget them too.
+
+        A line of the barrier's own step stays; its names are not written again at that step.
+        """
+        self.close()
+        self._step, self._seen, self._offset = step, set[str](), 0.0
+        file = self.run / METRICS_FILE
+        try:
+            if file.exists():
+                kept = [line for line in read_metrics(self.run) if line["step"] <= step]
+                self._seen = {name for line in kept if line["step"] == step for name in line}
+                self._offset = max((line["wall_s"] for line in kept), default=0.0)
+                partial = file.with_suffix(".partial")
+                partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                partial.replace(file)
+        except OSError as error:
+            self._give_up(error)
+        self._began = time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent on the run so far, those before a resume included."""
+        return self._offset + time.monotonic() - self._began
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write one line `{"step": step, "wall_s": ..., name: value}` and the same scalars for TensorBoard.
+
+        Args:
+            step: simulator steps so far.
+            metrics: name -> number, or a tensor or array of one number. NaN and infinity become null.
+        """
+        fresh = [name for name in metrics if step > self._step or name not in self._seen]
+        values = {name: float(metrics[name]) for name in fresh}
+        if values and self._on:
+            line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            try:
+                self._write({"step": step, "wall_s": round(self.wall_s, 3), **line})
+                self._scalars(step, values)
+            except OSError as error:
+                self._give_up(error)
+        if self.progress is not None:
+            self.progress.update(step, values)
+
+    def film(self, step: int, frames: np.ndarray, name: str, *, fps: int = FILM_FPS) -> Path | None:
+        """Write frames (T, H, W, 3) uint8 to `videos/NAME-STEP.mp4` and to TensorBoard; return the file.
+
+        Returns None where logging is off.
+        """
+        if not self._on:
+            return None
+        from agents.film import gif_bytes, save_video
+
+        path = self.run / "videos" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{step}.mp4"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_video(path, frames, fps)
+            if self._tensorboard:
+                self._event_writer().image(step, name, gif_bytes(frames, fps), frames.shape[1], frames.shape[2])
+        except OSError as error:
+            self._give_up(error)
+            return None
+        return path
+
+    def close(self) -> None:
+        """Flush and close the files; a later `log` opens them again."""
+        file, events, self._file, self._events = self._file, self._events, None, None
+        for stream in (file, events):
+            try:
+                if stream is not None:
+                    stream.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if self.progress is not None:
+            self.progress.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is None:
+            self._file = (self.run / METRICS_FILE).open("a", encoding="utf-8")
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if self._tensorboard:
+            self._event_writer().scalars(step, values)
+
+    def _event_writer(self) -> "_EventWriter":
+        if self._events is None:
+            self._events = _EventWriter(self.run / "tensorboard", purge_step=self._step + 1 if self._step else None)
+        return self._events
+
+    def _give_up(self, error: OSError) -> None:
+        if self._on:
+            self._on = False
+            warnings.warn(f"{self.run}: logging is off, the run goes on: {error}", RuntimeWarning, stacklevel=3)
+            self.close()
+
+
+class _EventWriter:
+    """Scalars and moving pictures as TensorBoard event files, without loading torch's writer."""
+
+    def __init__(self, folder: Path, *, purge_step: int | None) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2, summary_pb2.Summary
+        self._writer = EventFileWriter(str(folder))
+        if purge_step is not None:  # TensorBoard then drops what earlier files hold from this step on
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one point to the curve of every name."""
+        self._add(step, [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+
+    def image(self, step: int, name: str, encoded: bytes, height: int, width: int) -> None:
+        """Add an encoded picture; a GIF moves in TensorBoard."""
+        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+        self._add(step, [self._summary.Value(tag=name, image=image)])
+
+    def close(self) -> None:
+        """Write what is queued and close the file."""
+        self._writer.close()
+
+    def _add(self, step: int, values: list[Any]) -> None:
+        summary = self._summary(value=values)
+        self._writer.add_event(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of the run's metrics.jsonl, oldest first; a last line that was cut off is left out."""
+    lines = []
+    for text in _lines(Path(run) / METRICS_FILE):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # the process died while it wrote this line
+            continue
+        if isinstance(line, dict) and {"step", "wall_s"} <= line.keys():
+            lines.append(line)
+    return lines
+
+
+def _lines(file: Path) -> Iterator[str]:
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            yield from stream
