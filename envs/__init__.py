@@ -1,25 +1,33 @@
 """The gymnasium side: environments made, checked, and stepped. Names load lazily; importing this package is fast."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_WHERE = {
-    "EnvOptions": "envs.options",
-    "Guard": "envs.guard",
-    "StepResult": "envs.vector",
-    "VectorEnv": "envs.vector",
-    "action_spec": "envs.spaces",
-    "decode_action": "envs.spaces",
-    "encode_action": "envs.spaces",
-    "encode_obs": "envs.spaces",
-    "make_env": "envs.make",
-    "obs_specs": "envs.spaces",
-}
+if TYPE_CHECKING:
+    from envs.guard import Guard
+    from envs.make import make_env
+    from envs.options import EnvOptions
+    from envs.spaces import action_spec, decode_action, encode_action, encode_obs, obs_specs
+    from envs.vector import StepResult, VectorEnv
 
-__all__ = list(_WHERE)  # noqa: PLE0604
+__all__ = [
+    "EnvOptions",
+    "Guard",
+    "StepResult",
+    "VectorEnv",
+    "action_spec",
+    "decode_action",
+    "encode_action",
+    "encode_obs",
+    "make_env",
+    "obs_specs",
+]
+
+_FILES = {"EnvOptions": "options", "Guard": "guard", "StepResult": "vector", "VectorEnv": "vector", "make_env": "make"}
+"""Name -> its file; the others are in `spaces`."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+def __getattr__(name: str) -> object:
+    if name not in __all__:
         raise AttributeError(f"module 'envs' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    return getattr(importlib.import_module(f"envs.{_FILES.get(name, 'spaces')}"), name)

@@ -1,12 +1,12 @@
 """What one array of an observation may look like: the dtype table, the declared shape and bounds, and finiteness.
 
-| declared             | accepted as it is | cast, noted once                          | refused                          |
-|----------------------|-------------------|-------------------------------------------|----------------------------------|
-| Box of floats        | its dtype         | other floats, integers, bool              | complex, object, text, tensors   |
-| Box of integers      | its dtype         | integers and bool whose values fit        | floats, values that do not fit   |
-| Box of bool          | bool              | integers 0 and 1                          | everything else                  |
-| MultiDiscrete/Binary | its dtype         | integers and bool whose values fit        | floats and everything else       |
-| Discrete             | int, np.integer   | integer arrays of shape ()                | floats and everything else       |
+| declared             | accepted as it is | cast, noted once                   | refused                        |
+|----------------------|-------------------|------------------------------------|--------------------------------|
+| Box of floats        | its dtype         | other floats, integers, bool       | complex, object, text, tensors |
+| Box of integers      | its dtype         | integers and bool whose values fit | floats, values that do not fit |
+| Box of bool          | bool              | integers 0 and 1                   | everything else                |
+| MultiDiscrete/Binary | its dtype         | integers and bool whose values fit | floats and everything else     |
+| Discrete             | int, np.integer   | integer arrays of shape ()         | floats and everything else     |
 
 A list or a Python number counts as the array that numpy makes of it, and is noted.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from envs.spaces import Leaf
+from envs.spaces import Element, Leaf
 
 SMALL = 16
 """Up to this many elements a Python loop is faster than numpy's calls."""
@@ -55,7 +55,7 @@ class LeafCheck:
             self._ranges = list(zip(self._low.reshape(-1).tolist(), self._high.reshape(-1).tolist(), strict=True))
         self._scalar = isinstance(space, spaces.Discrete)
 
-    def __call__(self, value: Any) -> np.ndarray:
+    def __call__(self, value: Element) -> np.ndarray:
         """The encoded array, owning its memory. Raises: Broken, NonFinite."""
         if self._scalar:
             value = self._integer(value)
@@ -65,7 +65,7 @@ class LeafCheck:
             self._examine(np.asarray(value))
         return self.leaf.encode(value)
 
-    def _inside(self, value: Any) -> bool:
+    def _inside(self, value: Element) -> bool:
         """Whether every element is finite and within its bounds. NaN compares false."""
         if self._ranges is None:
             return bool(((value >= self._low) & (value <= self._high)).all())
@@ -87,7 +87,7 @@ class LeafCheck:
             self._warned = True
             self._stray(message)
 
-    def _integer(self, value: Any) -> int:
+    def _integer(self, value: Element) -> int:
         if isinstance(value, (int, np.integer)):
             return int(value)
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu":
@@ -95,7 +95,7 @@ class LeafCheck:
             return int(value)
         raise Broken(f"{_name(value)} for {self.leaf.name!r}, declared an integer of {self.leaf.space}")
 
-    def _cast(self, value: Any) -> np.ndarray:
+    def _cast(self, value: Element) -> np.ndarray:
         """The value as an array of the declared shape and dtype, where the table above allows it."""
         if not isinstance(value, (np.ndarray, np.generic, list, tuple, bool, int, float)):
             raise Broken(f"{_name(value)} for {self.leaf.name!r}, declared a numpy array of {self._dtype}")
@@ -154,6 +154,6 @@ def _first(mask: np.ndarray) -> tuple[int, ...]:
     return tuple(int(axis[0]) for axis in np.nonzero(mask)) if mask.ndim else ()
 
 
-def _name(value: Any) -> str:
+def _name(value: Element) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ in ("builtins", "numpy") else f"{kind.__module__}.{kind.__name__}"

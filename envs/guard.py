@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from envs.conform import Broken, LeafCheck, NonFinite
-from envs.spaces import ActionCodec, obs_leaves
+from envs.spaces import ActionCodec, Element, Leaf, at, obs_leaves
 from worldmodels.errors import EnvironmentFault
 
 FINAL_OBS_KEYS = ("final_obs", "final_observation", "terminal_observation")
@@ -124,12 +124,12 @@ class Guard(gymnasium.Wrapper):
         self._last = encoded
         return encoded, reward, terminated, truncated, info
 
-    def _encode(self, method: str, obs: Any) -> dict[str, np.ndarray]:
+    def _encode(self, method: str, obs: Element) -> dict[str, np.ndarray]:
         try:
             if self._single is not None:
                 return {"obs": self._single(obs)}
             _check_keys(obs, self._keys, "obs")
-            return {check.leaf.name: check(_at(obs, check.leaf.path)) for check in self._checks}
+            return {check.leaf.name: check(at(obs, check.leaf.path)) for check in self._checks}
         except NonFinite as error:
             raise _NonFiniteFault(self._message(method, f"returned {error}", "Fix the environment.")) from error
         except Broken as error:
@@ -146,7 +146,7 @@ class Guard(gymnasium.Wrapper):
             raise _NonFiniteFault(self._message("step", f"returned reward {reward}", "Fix the environment."))
         return reward
 
-    def _flag(self, name: str, value: Any) -> bool:
+    def _flag(self, name: str, value: Element) -> bool:
         if isinstance(value, (bool, np.bool_)):
             return bool(value)
         raise self._fault("step", f"{name} of type {type(value).__name__} ({value!r}), expected bool")
@@ -167,9 +167,7 @@ class Guard(gymnasium.Wrapper):
         return EnvironmentFault(self._message(method, f"raised {type(error).__name__}: {error}", "See its traceback."))
 
     def _fault(self, method: str, what: str) -> EnvironmentFault:
-        return EnvironmentFault(
-            self._message(method, f"returned {what}", "Fix observation_space or the environment.")
-        )
+        return EnvironmentFault(self._message(method, f"returned {what}", "Fix observation_space or the environment."))
 
     def _message(self, method: str, what: str, remedy: str) -> str:
         wrappers = ", ".join(self._wrappers) or "none"
@@ -192,7 +190,7 @@ def _wrapper_names(env: gymnasium.Env) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _key_tree(leaves: tuple[Any, ...]) -> dict[Any, Any]:
+def _key_tree(leaves: tuple[Leaf, ...]) -> dict[Any, Any]:
     """Nested dicts of the declared keys; an empty dict stands for an array."""
     tree: dict[Any, Any] = {}
     for leaf in leaves:
@@ -202,7 +200,7 @@ def _key_tree(leaves: tuple[Any, ...]) -> dict[Any, Any]:
     return tree
 
 
-def _check_keys(obs: Any, tree: dict[Any, Any], name: str) -> None:
+def _check_keys(obs: Element, tree: dict[Any, Any], name: str) -> None:
     """Raises Broken where a nested observation has other keys than declared."""
     if not tree:
         return
@@ -215,11 +213,5 @@ def _check_keys(obs: Any, tree: dict[Any, Any], name: str) -> None:
             _check_keys(obs[key], inner, f"{name}[{key!r}]")
 
 
-def _at(obs: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        obs = obs[key]
-    return obs
-
-
-def _describe(result: Any) -> str:
+def _describe(result: Element) -> str:
     return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__

@@ -1,9 +1,11 @@
 """EnvOptions -> one guarded environment."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from envs import pixels, sources
 from envs.guard import Guard
@@ -43,7 +45,7 @@ def make_env(options: EnvOptions, *, render: bool = False) -> Guard:
         raise EnvironmentFault(f"{options.id}: {error}") from error
 
 
-def _construct(options: EnvOptions, spec: Any, *, draws: bool) -> gymnasium.Env:
+def _construct(options: EnvOptions, spec: EnvSpec, *, draws: bool) -> gymnasium.Env:
     kwargs: dict[str, Any] = dict(options.kwargs)
     if draws:
         _check_renders(options, spec)
@@ -68,7 +70,7 @@ def _construct(options: EnvOptions, spec: Any, *, draws: bool) -> gymnasium.Env:
     return env
 
 
-def _check_renders(options: EnvOptions, spec: Any) -> None:
+def _check_renders(options: EnvOptions, spec: EnvSpec) -> None:
     try:
         modes = sources.render_modes(spec)
     except ImportError as error:
@@ -79,7 +81,7 @@ def _check_renders(options: EnvOptions, spec: Any) -> None:
         )
 
 
-def _wrapper(name: str) -> Any:
+def _wrapper(name: str) -> Callable[[gymnasium.Env], gymnasium.Env]:
     if name not in WRAPPERS:
         near = difflib.get_close_matches(name, WRAPPERS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(sorted(WRAPPERS))}."

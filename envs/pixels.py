@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.spaces import Element
 from worldmodels.errors import EnvironmentFault
 
 LUMINANCE = (19595, 38470, 7471)
@@ -28,7 +29,7 @@ class Pixels(gymnasium.ObservationWrapper):
         shape = (size, size, 1 if grayscale or (self._own and len(env.observation_space.shape or ()) == 2) else 3)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
 
-    def observation(self, observation: Any) -> np.ndarray:
+    def observation(self, observation: Element) -> np.ndarray:
         """The image of this moment."""
         frame = observation if self._own else _frame(self.env)
         return resize(frame, self._size, grayscale=self._gray)

@@ -100,10 +100,6 @@ class MinAtarEpisode(gymnasium.Wrapper):
         self.env.unwrapped.game.last_action = 0  # type: ignore[attr-defined]
         return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step; rewards as plain numbers."""
-        return self.env.step(action)
-
     def render(self) -> np.ndarray:  # type: ignore[override]
         """uint8 (160, 160, 3): the topmost layer of each cell in its colour."""
         state = self.env.unwrapped.game.state()  # type: ignore[attr-defined]  # (10, 10, layers)
@@ -127,7 +123,11 @@ def _register_minatar() -> None:
 
 
 def _register_ale() -> None:
-    gymnasium.register_envs(importlib.import_module("ale_py"))
+    if "ALE/Pong-v5" in registry:
+        return
+    ale: Any = importlib.import_module("ale_py")
+    ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)  # no banner for every environment
+    gymnasium.register_envs(ale)
 
 
 def _register_dm_control() -> None:
@@ -149,7 +149,7 @@ def _register_dm_control() -> None:
 
 def _give_dm_control_a_renderer() -> None:
     """OpenGL of MUJOCO_GL where that is set; EGL without a display, GLFW with one."""
-    render = importlib.import_module("dm_control._render")
+    render: Any = importlib.import_module("dm_control._render")
     if render.BACKEND != render.constants.NO_RENDERER[0]:
         return
     backend = os.environ.get("MUJOCO_GL", "egl" if is_headless() else "glfw").lower()

@@ -14,6 +14,9 @@ from gymnasium import spaces
 from worldmodels.errors import EnvironmentFault
 from worldmodels.specs import ActionSpec, ObsSpec
 
+Element = Any
+"""An element of a gymnasium space: a number, an array, or a dict of these."""
+
 IMAGE_SIDES = (10, 128)
 """Smallest and largest height and width of an array that is taken for an image."""
 
@@ -61,9 +64,9 @@ def obs_specs(space: spaces.Space[Any]) -> dict[str, ObsSpec]:
     return {leaf.name: leaf.spec for leaf in obs_leaves(space)}
 
 
-def encode_obs(space: spaces.Space[Any], obs: Any) -> dict[str, np.ndarray]:
+def encode_obs(space: spaces.Space[Any], obs: Element) -> dict[str, np.ndarray]:
     """One observation of `space` as the toolkit stores it. Nothing is checked here (`envs.guard` does) or aliased."""
-    return {leaf.name: leaf.encode(_at(obs, leaf.path)) for leaf in obs_leaves(space)}
+    return {leaf.name: leaf.encode(at(obs, leaf.path)) for leaf in obs_leaves(space)}
 
 
 def action_spec(space: spaces.Space[Any]) -> ActionSpec:
@@ -71,12 +74,12 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
     return ActionCodec(space).spec
 
 
-def decode_action(space: spaces.Space[Any], action: np.ndarray) -> Any:
+def decode_action(space: spaces.Space[Any], action: np.ndarray) -> Element:
     """float32 (A,) -> an element of `space`. Raises EnvironmentFault on NaN or a value out of range."""
     return ActionCodec(space).decode(action)
 
 
-def encode_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
+def encode_action(space: spaces.Space[Any], action: Element) -> np.ndarray:
     """An element of `space` -> float32 (A,): the inverse of `decode_action`."""
     return ActionCodec(space).encode(action)
 
@@ -99,7 +102,7 @@ class ActionCodec:
             self.spec = ActionSpec("multi_discrete", (2,) * int(np.prod(space.shape)))
             self.decode, self.encode = self._decode_blocks, self._encode_blocks
             self._start = np.zeros(len(self.spec.classes), dtype=np.int64)
-        elif isinstance(space, spaces.Box) and space.dtype.kind in "fiu":
+        elif isinstance(space, spaces.Box) and _kind(space) in "fiu":
             if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
                 raise EnvironmentFault(
                     "action_space is unbounded: wrap with gymnasium.wrappers.RescaleAction or ClipAction, "
@@ -116,7 +119,7 @@ class ActionCodec:
             raise EnvironmentFault(f"action_space {space} is empty.")
         self._edges = np.cumsum((0, *self.spec.classes)).tolist()
 
-    def _decode_discrete(self, action: np.ndarray) -> Any:
+    def _decode_discrete(self, action: np.ndarray) -> Element:
         values = action.tolist()
         if len(values) != self.spec.size or values.count(1.0) != 1 or values.count(0.0) != len(values) - 1:
             return self._one(self._index(action, 0, len(values)) + self._start[0])
@@ -136,7 +139,7 @@ class ActionCodec:
             raise EnvironmentFault(f"action {_brief(action)} is not one-hot: one 1 and zeros in each block expected.")
         return index
 
-    def _encode_blocks(self, action: Any) -> np.ndarray:
+    def _encode_blocks(self, action: Element) -> np.ndarray:
         index = np.asarray(action, dtype=np.int64).reshape(-1) - self._start
         encoded = np.zeros(self.spec.size, dtype=np.float32)
         for value, classes, edge in zip(index.tolist(), self.spec.classes, self._edges, strict=False):
@@ -150,12 +153,12 @@ class ActionCodec:
         if not np.abs(action).max() <= 1 + ROUNDING:  # false for NaN
             raise EnvironmentFault(f"action {_brief(action)} is not within [-1, 1]: the environment was not stepped.")
         value = self._middle + self._half * action
-        if self.space.dtype.kind in "iu":
+        if _kind(self.space) in "iu":
             value = np.rint(value)
         value = np.minimum(np.maximum(value, self._low), self._high)
         return value.astype(self.space.dtype).reshape(self.space.shape)
 
-    def _encode_box(self, action: Any) -> np.ndarray:
+    def _encode_box(self, action: Element) -> np.ndarray:
         value = np.asarray(action, dtype=np.float64).reshape(-1)
         safe = np.where(self._half == 0, 1.0, self._half)
         encoded = np.where(self._half == 0, 0.0, (value - self._middle) / safe)
@@ -188,14 +191,13 @@ def _encoder(space: spaces.Space[Any], name: str) -> tuple[ObsSpec, Callable[[An
     if isinstance(space, spaces.MultiDiscrete):
         start = np.asarray(space.start, dtype=np.int64).reshape(-1)
         classes = tuple(int(n) for n in space.nvec.reshape(-1))
-        return ObsSpec("multi_discrete", (len(classes),), classes), lambda value: (
-            np.asarray(value, dtype=np.int64).reshape(-1) - start
-        )  # (n,)
+        spec = ObsSpec("multi_discrete", (len(classes),), classes)
+        return spec, lambda value: np.asarray(value, dtype=np.int64).reshape(-1) - start  # (n,)
     size = int(np.prod(space.shape or ()))
     if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Box) and space.dtype == np.bool_):
         image = _image(space, 255) if isinstance(space, spaces.Box) else None
         return image or (ObsSpec("multi_binary", (size,)), lambda value: np.array(value, dtype=np.uint8).reshape(-1))
-    if isinstance(space, spaces.Box) and space.dtype.kind in "fiu":
+    if isinstance(space, spaces.Box) and _kind(space) in "fiu":
         image = _image(space, 1) if space.dtype == np.uint8 else None
         if image is None and space.dtype == np.uint8 and _too_large(space.shape):
             raise EnvironmentFault(
@@ -206,7 +208,7 @@ def _encoder(space: spaces.Space[Any], name: str) -> tuple[ObsSpec, Callable[[An
     raise EnvironmentFault(f"observation_space {name!r} {space} is not supported. Supported: {SUPPORTED_OBS}.")
 
 
-def _encode_vector(value: Any) -> np.ndarray:
+def _encode_vector(value: Element) -> np.ndarray:
     return np.array(value, dtype=np.float32).reshape(-1)  # (n,)
 
 
@@ -223,7 +225,7 @@ def _image(space: spaces.Box, scale: int) -> tuple[ObsSpec, Callable[[Any], np.n
     return None
 
 
-def _to_uint8(value: Any, scale: int) -> np.ndarray:
+def _to_uint8(value: Element, scale: int) -> np.ndarray:
     image = np.array(value, dtype=np.uint8, order="C")
     return image if scale == 1 else image * np.uint8(scale)
 
@@ -237,10 +239,15 @@ def _too_large(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape[:2]) >= IMAGE_SIDES[0] and max(shape[:2]) > IMAGE_SIDES[1]
 
 
-def _at(obs: Any, path: tuple[Any, ...]) -> Any:
+def at(obs: Element, path: tuple[Any, ...]) -> Element:
+    """The part of a nested observation that the keys of `path` lead to."""
     for key in path:
         obs = obs[key]
     return obs
+
+
+def _kind(space: spaces.Space[Any]) -> str:
+    return "" if space.dtype is None else space.dtype.kind
 
 
 def _brief(array: np.ndarray) -> str:

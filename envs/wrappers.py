@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.spaces import Element
 from worldmodels.errors import EnvironmentFault
 
 VELOCITIES = {"CartPoleEnv": (1, 3), "PendulumEnv": (2,), "Continuous_MountainCarEnv": (1,), "MountainCarEnv": (1,)}
@@ -28,13 +29,13 @@ class ActionRepeat(gymnasium.Wrapper):
         super().__init__(env)
         self._repeat = repeat
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Element) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Up to `repeat` steps of the wrapped environment."""
         obs, total, terminated, truncated, info = self.env.step(action)
-        taken = 1
+        total, taken = float(total), 1
         while taken < self._repeat and not (terminated or truncated):
             obs, reward, terminated, truncated, info = self.env.step(action)
-            total = total + reward
+            total += float(reward)
             taken += 1
         return obs, total, terminated, truncated, {**info, "simulator_steps": taken}
 
@@ -121,7 +122,7 @@ class AtariScreen(gymnasium.Wrapper):
         self._previous = np.array(obs)
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Element) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One frame."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         pooled = obs if self._previous is None else np.maximum(obs, self._previous)
