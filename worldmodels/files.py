@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
 
 from worldmodels.errors import CheckpointError
@@ -34,19 +35,23 @@ def write_file(directory: Path, name: str, data: bytes) -> None:
     """Write `data` to `directory/name`, durably and all at once.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; nothing is left behind.
+        OSError: the disk is full or the folder cannot be written; nothing is left behind. See `write_error`.
     """
     temporary = directory / (TEMPORARY + checked_name(name))
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / name)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, directory / name)
         flush_directory(directory)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        raise write_error(error, directory, len(data)) from error
+        raise
 
 
 def write_error(error: OSError, directory: Path, size: int) -> CheckpointError:
@@ -73,19 +78,43 @@ def read_file(directory: Path, name: str, limit: int) -> bytes:
         CheckpointError: the name leaves the folder, or the file is a link, no plain file, missing, or larger than
             `limit` bytes (nothing is read then).
     """
+    with _open_plain(directory, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CheckpointError(f"{directory / name} is {size:,} bytes, expected at most {limit:,}")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise CheckpointError(f"{directory / name} cannot be read: {error.strerror}") from error
+
+
+def measure(directory: Path, name: str) -> tuple[int, str]:
+    """Return size and SHA-256 of the plain file `directory/name`; raises as `read_file` does."""
+    with _open_plain(directory, name) as file:
+        try:
+            return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{directory / name} cannot be read: {error.strerror}") from error
+
+
+def size_of(directory: Path, name: str) -> int:
+    """Return the size of the plain file `directory/name` in bytes; raises as `read_file` does."""
+    with _open_plain(directory, name) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _open_plain(directory: Path, name: str) -> BufferedReader:
     path = directory / checked_name(name)
-    if directory.is_symlink():
-        raise CheckpointError(f"file name leaves the checkpoint: {directory} is a symbolic link")
-    if path.is_symlink():
-        raise CheckpointError(f"file name leaves the checkpoint: {path} is a symbolic link")
+    for part in (directory, path):
+        if part.is_symlink():
+            raise CheckpointError(f"file name leaves the checkpoint: {part} is a symbolic link")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is not a plain file")
-            if status.st_size > limit:
-                raise CheckpointError(f"{path} is {status.st_size:,} bytes, expected at most {limit:,}")
-            return file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path} is not a plain file")
+    return os.fdopen(descriptor, "rb")

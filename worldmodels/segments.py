@@ -59,10 +59,10 @@ class SegmentStore:
         total = sum(first + count for _, first, count in parts)
         identity = f"{total:012d}-{digest(data)[:24]}"
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(exist_ok=True)  # never its parents: a run folder that was removed does not come back
+            write_file(directory, identity + SUFFIX, data)
         except OSError as error:
             raise write_error(error, directory, len(data)) from error
-        write_file(directory, identity + SUFFIX, data)
         self._segments.append(_Segment(identity, {stream: first + count for stream, first, count in parts}))
         self._saved.update(self._segments[-1].ends)
 

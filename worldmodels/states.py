@@ -81,36 +81,49 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
     whose options are plain numbers: SGD, Adam, AdamW and their kin.
     """
     packed = optimizer.state_dict()
-    tensors = {f"{i}.{key}": value for i, slots in packed["state"].items() for key, value in slots.items()}
-    return {"tensors": snapshot(tensors), "json": {"groups": [_options(group) for group in packed["param_groups"]]}}
+    slots = {f"{i}.{key}": value for i, slot in packed["state"].items() for key, value in slot.items()}
+    tensors = snapshot({name: value for name, value in slots.items() if value is not None})
+    return {"tensors": tensors, "json": {"groups": _groups(optimizer), "slots": sorted(tensors)}}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     """Put `state` back, options included. Raises CheckpointError where it does not fit; then nothing has changed."""
-    groups = state["json"]["groups"] if isinstance(state["json"], dict) else None
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own = [_options(group) for group in optimizer.state_dict()["param_groups"]]
+    found = state["json"] if isinstance(state["json"], dict) else {}
+    groups = found.get("groups")
+    own = _groups(optimizer)
     if not isinstance(groups, list) or [sorted(group) for group in groups] != [sorted(group) for group in own]:
         raise CheckpointError("state has other optimiser options than this optimiser")
     if [group["params"] for group in groups] != [group["params"] for group in own]:
         raise CheckpointError("state has other optimiser parameters than this optimiser")
+    if found.get("slots") != sorted(state["tensors"]):
+        names = set(found.get("slots", ())) ^ set(state["tensors"])
+        raise CheckpointError(f"state has not the optimiser slots that it lists: {sorted(names)}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state["tensors"].items():
         index, _, key = name.partition(".")
         if not index.isdecimal() or int(index) >= len(parameters):
             raise CheckpointError(f"state has {name!r}, which is not expected")
         shape = tuple(parameters[int(index)].shape)
-        if tensor.numel() != 1 and tuple(tensor.shape) != shape:
+        if tuple(tensor.shape) not in ((), shape):
             raise CheckpointError(f"state has {name!r} {tuple(tensor.shape)}, expected {shape}")
         slots.setdefault(int(index), {})[key] = tensor.clone()
-    keys = {tuple(sorted(found)) for found in slots.values()}
-    if len(keys) > 1:
-        raise CheckpointError(f"state has optimiser slots that differ between parameters: {sorted(keys)}")
-    for group in groups:  # JSON has no tuples: Adam's betas
-        group.update({key: tuple(value) for key, value in group.items() if key != "params" and type(value) is list})
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    merged = [_like(group, current) for group, current in zip(groups, optimizer.param_groups, strict=True)]
+    optimizer.load_state_dict({"state": slots, "param_groups": merged})
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group's options as plain data, with every tensor option (a learning rate on the device) as a number."""
-    return {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return the groups' options as plain data; an option that is a tensor becomes a number."""
+    groups = optimizer.state_dict()["param_groups"]
+    return [{k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()} for group in groups]
+
+
+def _like(group: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the types that the optimiser uses now: JSON knows neither tuples nor tensors."""
+    result = dict(group)
+    for key, value in group.items():
+        if isinstance(current[key], tuple):
+            result[key] = tuple(value)
+        elif isinstance(current[key], Tensor) and key != "params":
+            result[key] = torch.full_like(current[key], value)
+    return result
