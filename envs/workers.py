@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing import connection, util
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -41,10 +41,11 @@ class WorkerCopies:
         """Start every worker and wait until its environment is built. Raises: EnvironmentFault."""
         self._options, self._render, self._timeout_s = options, render, options.timeout_s
         self._spec = sources.find_spec(options.id)
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        self._context = multiprocessing.get_context(method)
-        if method == "forkserver":
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(["envs.workers"])
+        else:
+            self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         # Runs when this object goes, and at exit before multiprocessing waits for its children.
         self._finalizer = util.Finalize(self, _kill_all, args=(self._workers,), exitpriority=100)
@@ -137,7 +138,9 @@ class WorkerCopies:
 class _Worker:
     """The parent's side of one worker."""
 
-    def __init__(self, context: BaseContext, index: int, options: EnvOptions, spec: EnvSpec, *, render: bool) -> None:
+    def __init__(
+        self, context: ForkServerContext | SpawnContext, index: int, options: EnvOptions, spec: EnvSpec, *, render: bool
+    ) -> None:
         self.index, self.env_id, self.seed, self.step = index, options.id, 0, 0
         self.busy, self.built, self.closed = True, False, False  # busy: an answer is due
         self.pipe: Connection
