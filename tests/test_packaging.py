@@ -51,7 +51,8 @@ def declared(*extras: str) -> list[Requirement]:
 def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy: setuptools leaves files behind, and would ship those of an earlier build."""
     copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
-    for folder in (*PACKAGES, "configs", "tests", "scripts", "benchmarks"):
+    others = [name for name in ("tests", "scripts", "benchmarks") if (ROOT / name).is_dir()]
+    for folder in (*PACKAGES, "configs", *others):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
