@@ -47,7 +47,7 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> argparse.Name
         description="Train agents inside world models, measure them, and watch what they imagine.",
         epilog="`wm COMMAND --help` explains each command, with examples.",
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--import", dest="modules", metavar="MODULE", action="append", default=[],
         help="import a module of yours first, for example one that registers environments (repeatable)",

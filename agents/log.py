@@ -157,11 +157,12 @@ class _EventWriter:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._event, self._summary = event_pb2, summary_pb2.Summary
+        protos: tuple[Any, Any] = (event_pb2, summary_pb2)  # generated modules, which type checkers cannot see into
+        self._event, self._summary = protos[0], protos[1].Summary
         self._writer = EventFileWriter(str(folder))
         if purge_step is not None:  # TensorBoard then drops what earlier files hold from this step on
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=purge_step, session_log=start))
+            start = self._event.SessionLog(status=self._event.SessionLog.START)
+            self._writer.add_event(self._event.Event(wall_time=time.time(), step=purge_step, session_log=start))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to the curve of every name."""

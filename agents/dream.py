@@ -1,0 +1,189 @@
+"""What an agent imagines against what happened: one recorded episode and dreams that follow its actions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.distributions import Distribution
+
+from agents.evaluate import Actor, check_fit
+from envs.options import EnvOptions
+from envs.vector import VectorEnv
+from worldmodels.errors import EnvironmentFault
+from worldmodels.seeding import forked
+from worldmodels.specs import ObsSpec
+from worldmodels.types import Batch, State
+from worldmodels.world_model import WorldModel
+
+SAMPLES = 32
+"""Dreams drawn for the band of what may happen; its ends are the 5 % and 95 % quantiles over them."""
+_QUANTILES = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One episode, or its first T steps.
+
+    obs: name -> (T+1, ...). action: (T, A). reward: (T,). frames: (T+1, H, W, 3) uint8, or None if not drawn.
+    """
+
+    obs: dict[str, np.ndarray]
+    action: np.ndarray
+    reward: np.ndarray
+    frames: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+@dataclass(frozen=True)
+class Dream:
+    """An episode and what the model made of it: it saw the first `context` observations, the rest it dreamt.
+
+    obs: name -> (T+1, ...): decoded posterior states, then one dream. low, high: vector name -> (T+1, n), the band over
+    all dreams. reward, reward_low, reward_high: (T,), the predicted reward and its band. aleatoric, epistemic: (T,)
+    nats, the mean over the dreams; epistemic is None for models without an ensemble. What belongs to the context is NaN
+    in all of these but obs.
+    """
+
+    recording: Recording
+    context: int
+    obs: dict[str, np.ndarray]
+    low: dict[str, np.ndarray]
+    high: dict[str, np.ndarray]
+    reward: np.ndarray
+    reward_low: np.ndarray
+    reward_high: np.ndarray
+    aleatoric: np.ndarray
+    epistemic: np.ndarray | None
+
+
+def record(
+    agent: Actor, env_options: EnvOptions, *, steps: int, seed: int, deterministic: bool = True, draw: bool = True
+) -> Recording:
+    """Play at most `steps` actions of the episode with this seed; random numbers outside stay untouched.
+
+    Raises: ConfigError: the environment does not fit the agent. EnvironmentFault: the environment failed.
+    """
+    with forked(seed), torch.inference_mode(), VectorEnv(env_options, 1, render=draw) as envs:
+        check_fit(agent, envs, env_options.id)
+        obs = envs.reset([0], [seed])
+        seen, frames = [obs], [envs.render(0)] if draw else []
+        actions, rewards = [], []
+        carry, is_first = agent.initial_carry(1), np.ones(1, dtype=bool)
+        for _ in range(steps):
+            action, carry = agent.act(obs, carry, is_first, deterministic=deterministic)
+            result = envs.step([0], action)
+            if result.dropped[0]:
+                raise EnvironmentFault(
+                    f"{env_options.id}: failed while it was filmed [seed {seed}, step {len(actions)}]"
+                )
+            if result.discarded[0]:
+                break
+            obs, is_first = result.obs, np.zeros(1, dtype=bool)
+            seen.append(obs)
+            actions.append(action[0])
+            rewards.append(result.reward[0])
+            if draw:
+                frames.append(envs.render(0))
+            if result.terminated[0] or result.truncated[0]:
+                break
+    return Recording(
+        {name: np.stack([step[name][0] for step in seen]) for name in seen[0]},
+        np.asarray(actions, dtype=np.float32).reshape(len(actions), -1),
+        np.asarray(rewards, dtype=np.float32),
+        np.stack(frames) if draw else None,
+    )
+
+
+def dream(
+    world_model: WorldModel, obs_specs: Mapping[str, ObsSpec], recording: Recording, *, context: int, seed: int
+) -> Dream:
+    """Show the first `context` observations to the model, then let it dream along the recorded actions.
+
+    Args:
+        world_model, obs_specs: of the agent that was recorded.
+        recording: at least 2 steps.
+        context: observations shown; cut so that at least one step is dreamt.
+        seed: of the dreams.
+    """
+    total = len(recording)
+    context = max(2, min(context, total))
+    with forked(seed), torch.inference_mode():
+        device = world_model.device
+        seen = world_model.infer(_window(recording, context - 1).to(device))  # (1, context)
+        start = State(seen.context[:, -1], seen.z[:, -1])
+        start = State(start.context.repeat(SAMPLES, 1), start.z.repeat(SAMPLES, 1))  # (S, ...)
+        plan = torch.from_numpy(recording.action[context - 1 :]).to(device)  # (H, A)
+        rollout = world_model.imagine(start, plan.expand(SAMPLES, *plan.shape), total - context + 1)
+        first = State(rollout.states.context[:1, 1:], rollout.states.z[:1, 1:])  # (1, H)
+        shown = State(torch.cat([seen.context, first.context], 1), torch.cat([seen.z, first.z], 1))  # (1, T+1)
+        flat = {name: _values(likelihood, obs_specs[name])[0] for name, likelihood in world_model.decode(shown).items()}
+        low, high = {}, {}
+        if any(spec.kind != "image" for spec in obs_specs.values()):
+            low, high = _bands(world_model, obs_specs, rollout.states, context)
+    reward_low, reward_high = np.quantile(rollout.reward.cpu().numpy(), _QUANTILES, axis=0)
+    epistemic = rollout.epistemic
+    return Dream(
+        recording,
+        context,
+        flat,
+        low,
+        high,
+        *(_after(value, context - 1) for value in (_mean(rollout.reward), reward_low, reward_high)),
+        _after(_mean(rollout.aleatoric), context - 1),
+        None if epistemic is None else _after(_mean(epistemic), context - 1),
+    )
+
+
+def _window(recording: Recording, steps: int) -> Batch:
+    """Return the first `steps` transitions as one window (1, steps)."""
+    no = torch.zeros(1, steps, dtype=torch.bool)
+    is_first = torch.zeros(1, steps + 1, dtype=torch.bool)
+    is_first[:, 0] = True
+    return Batch(
+        obs={name: torch.from_numpy(value[None, : steps + 1]) for name, value in recording.obs.items()},
+        action=torch.from_numpy(recording.action[None, :steps]),
+        reward=torch.from_numpy(recording.reward[None, :steps]),
+        terminated=no,
+        truncated=no.clone(),
+        mask=torch.ones(1, steps, dtype=torch.bool),
+        is_first=is_first,
+        obs_mask=torch.ones(1, steps + 1, dtype=torch.bool),
+    )
+
+
+def _bands(
+    world_model: WorldModel, obs_specs: Mapping[str, ObsSpec], states: State, context: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the quantiles over the dreams (S, H+1), name -> (T+1, n), NaN in the context. Images have none."""
+    low, high = {}, {}
+    if any(spec.kind == "image" for spec in obs_specs.values()):  # decoding every dream's images would take long
+        return low, high
+    for name, likelihood in world_model.decode(State(states.context[:, 1:], states.z[:, 1:])).items():
+        values = _values(likelihood, obs_specs[name])  # (S, H, n)
+        low[name], high[name] = (_after(ends, context) for ends in np.quantile(values, _QUANTILES, axis=0))
+    return low, high
+
+
+def _values(likelihood: Distribution, spec: ObsSpec) -> np.ndarray:
+    """Return what a likelihood holds for most likely, as the environment writes it: images uint8, else (..., n)."""
+    if spec.kind == "image":
+        return likelihood.mode.cpu().numpy()
+    if spec.kind == "multi_binary":
+        return likelihood.mean.cpu().numpy()
+    mode = likelihood.mode.cpu().numpy()
+    if not spec.classes:
+        return mode
+    ends = np.cumsum(spec.classes)[:-1]
+    return np.stack([block.argmax(-1) for block in np.split(mode, ends, -1)], -1)  # one-hot blocks -> indices
+
+
+def _mean(values: torch.Tensor) -> np.ndarray:
+    return values.mean(0).cpu().numpy()  # (S, H) -> (H,)
+
+
+def _after(values: np.ndarray, steps: int) -> np.ndarray:
+    """Return `values` (H, ...) behind `steps` rows of NaN."""
+    return np.concatenate([np.full((steps, *values.shape[1:]), np.nan), values])

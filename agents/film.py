@@ -1,0 +1,110 @@
+"""Films: a dream beside reality, and an agent at work. Frames in, MP4 or GIF out."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.dream import dream, record
+from agents.panels import dream_frames
+from envs.options import EnvOptions
+from worldmodels.errors import ConfigError
+
+FPS = 15
+SUFFIXES = (".mp4", ".gif")
+
+
+def dream_film(
+    agent: Any,  # noqa: ANN401 - an Agent
+    env_options: EnvOptions | None = None,
+    *,
+    context: int = 16,
+    horizon: int = 60,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return frames (T+1, H, W, 3) uint8 of an episode beside what the world model makes of it.
+
+    The model sees the first `context` observations and dreams the next `horizon` along the actions that were taken,
+    without looking again. Image tasks show reality, dream and difference; other tasks the rendered environment and the
+    observation's dimensions as curves. Predicted reward and uncertainty are drawn in.
+
+    Args:
+        agent: what acts and dreams.
+        env_options: another environment than the agent's own.
+        context: observations shown, at least 2.
+        horizon: steps dreamt; fewer where the episode ends before.
+        seed: of the episode and of the dreams.
+    Raises: ConfigError: the episode is too short. EnvironmentFault: the environment failed.
+    """
+    env = env_options if env_options is not None else agent.env_options
+    images = any(spec.kind == "image" for spec in agent.obs_specs.values())
+    recording = record(agent, env, steps=context + horizon - 1, seed=seed, draw=not images)
+    if len(recording) < 2:
+        raise ConfigError(f"{env.id}: the episode of seed {seed} has {len(recording)} steps, a dream needs at least 2")
+    dreamt = dream(agent.world_model, agent.obs_specs, recording, context=context, seed=seed)
+    return dream_frames(dreamt, agent.obs_specs, title=env.id, frame_stack=env.frame_stack)
+
+
+def episode_film(
+    agent: Any,  # noqa: ANN401
+    env_options: EnvOptions | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 1_000,
+    deterministic: bool = True,
+) -> np.ndarray:
+    """Return the rendered frames (T+1, H, W, 3) uint8 of the episode with this seed, at most `steps` actions long."""
+    env = env_options if env_options is not None else agent.env_options
+    recording = record(agent, env, steps=steps, seed=seed, deterministic=deterministic)
+    assert recording.frames is not None
+    return recording.frames
+
+
+def save_video(path: str | Path, frames: np.ndarray, fps: int = FPS) -> Path:
+    """Write frames (T, H, W, 3) uint8 to a `.mp4` (H.264) or a `.gif` and return the path.
+
+    Raises: ConfigError: another ending. OSError: the file cannot be written.
+    """
+    path = Path(path)
+    check_suffix(path)
+    if path.suffix == ".gif":
+        path.write_bytes(gif_bytes(frames, fps))
+        return path
+    import imageio_ffmpeg
+
+    frames = _even(frames)
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (frames.shape[2], frames.shape[1]), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
+    )
+    writer.send(None)
+    try:
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+    finally:
+        writer.close()
+    if not path.is_file() or not path.stat().st_size:
+        raise OSError(f"{path}: the film was not written")
+    return path
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ConfigError for a file name that `save_video` cannot write."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+
+
+def gif_bytes(frames: np.ndarray, fps: int = FPS) -> bytes:
+    """Return frames (T, H, W, 3) uint8 as an endless GIF."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame).quantize(128) for frame in frames]
+    stream = io.BytesIO()
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    return stream.getvalue()
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    """Return the frames with an even height and width, as H.264 needs; the last row or column is repeated."""
+    height, width = frames.shape[1:3]
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,0 +1,174 @@
+"""Drawing a dream: pictures on the left or above, curves with a moving cursor. Numbers in, frames out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from agents.dream import Dream
+from worldmodels.specs import ObsSpec
+
+MAX_CURVES = 6
+"""Observation dimensions shown at most; more could not be read."""
+REALITY, DREAM, SHADE = "#1a1a1a", "#c2410c", "#f1efe9"
+_DPI = 100
+_SMALL = 96  # images up to this side are enlarged with sharp pixels
+_FADE = 0.72  # how much of the future is washed out
+_PALETTE = np.array(
+    [[214, 69, 65], [38, 120, 178], [89, 161, 79], [237, 172, 50], [140, 90, 170], [90, 190, 200], [240, 130, 150],
+     [150, 110, 70], [120, 120, 120], [200, 200, 90]], dtype=np.float32,
+)  # fmt: skip
+
+
+def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str, frame_stack: int = 1) -> np.ndarray:
+    """Return one frame (H, W, 3) for every observation: (T+1, H, W, 3) uint8.
+
+    Args:
+        dreamt: what is drawn.
+        obs_specs: of its observations.
+        title: the environment's name.
+        frame_stack: observations joined along the channels of an image; the newest is drawn.
+    """
+    image = next((name for name, spec in obs_specs.items() if spec.kind == "image"), None)
+    if image is not None:
+        truth, imagined = (to_rgb(obs[image], frame_stack) for obs in (dreamt.recording.obs, dreamt.obs))
+        distance = np.abs(truth.astype(np.int16) - imagined).astype(np.uint8)
+        pictures = {"reality": truth, "dream": imagined, "difference": distance}
+    else:
+        assert dreamt.recording.frames is not None
+        pictures = {"reality": dreamt.recording.frames}
+    figure, places, axes = _layout(dreamt, obs_specs, pictures, title)
+    canvas = _canvas(figure)
+    boxes = [_box(axis, canvas.shape[0]) for axis in places]
+    plots = [_box(axis, canvas.shape[0]) for axis in axes]
+    left, right = axes[-1].transData.transform([[0, 0], [len(dreamt.recording), 0]])[:, 0]
+    frames = np.repeat(canvas[None], len(dreamt.recording) + 1, axis=0)
+    for t, frame in enumerate(frames):
+        for (top, bottom, start, end), picture in zip(boxes, pictures.values(), strict=True):
+            frame[top:bottom, start:end] = _fit(picture[t], bottom - top, end - start)
+        column = round(left + (right - left) * t / max(1, len(dreamt.recording)))
+        for top, bottom, _, end in plots:
+            future = frame[top:bottom, column + 1 : end]
+            future[:] = (255 * _FADE + future * (1 - _FADE)).astype(np.uint8)
+            frame[top:bottom, column : column + 2] = 90
+    return frames
+
+
+def to_rgb(images: np.ndarray, frame_stack: int = 1) -> np.ndarray:
+    """Return images (..., H, W, C) uint8 as colours (..., H, W, 3); other numbers of channels get a colour each."""
+    newest = images.shape[-1] // frame_stack
+    images = images[..., -newest:]
+    if newest == 3:
+        return images
+    if newest == 1:
+        return np.repeat(images, 3, axis=-1)
+    weight = images[..., None].astype(np.float32) / 255  # (..., H, W, C, 1)
+    return (weight * _PALETTE[np.arange(newest) % len(_PALETTE)]).max(-2).astype(np.uint8)
+
+
+def _layout(
+    dreamt: Dream, obs_specs: Mapping[str, ObsSpec], pictures: Mapping[str, np.ndarray], title: str
+) -> tuple[Any, list[Any], list[Any]]:
+    """Return a figure with everything that does not move, the axes of the pictures and those of the curves."""
+    from matplotlib.figure import Figure
+
+    curves = _curves(dreamt, obs_specs)
+    several = len(pictures) > 1
+    height, width = next(iter(pictures.values())).shape[1:3]
+    figure = Figure(figsize=(9.6, 6.2 if several else max(4.2, 0.86 * len(curves) + 0.8)), dpi=_DPI, facecolor="white")
+    figure.suptitle(
+        f"{title}: {dreamt.context} observations seen, {len(dreamt.recording) + 1 - dreamt.context} steps dreamt",
+        fontsize=11, x=0.5, y=0.985,
+    )  # fmt: skip
+    if several:  # pictures in a row, the curves below
+        above = figure.add_gridspec(1, len(pictures), left=0.03, right=0.97, top=0.9, bottom=0.42, wspace=0.04)
+        below = figure.add_gridspec(len(curves), 1, left=0.14, right=0.97, top=0.36, bottom=0.09, hspace=0.28)
+    else:
+        above = figure.add_gridspec(1, 1, left=0.03, right=0.36, top=0.9, bottom=0.09)
+        below = figure.add_gridspec(len(curves), 1, left=0.48, right=0.97, top=0.9, bottom=0.09, hspace=0.28)
+    places = []
+    for column, name in enumerate(pictures):
+        axis = figure.add_subplot(above[column])
+        axis.set_aspect("equal")
+        axis.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_title(name, fontsize=10, color=DREAM if name == "dream" else REALITY)
+        places.append(axis)
+    axes: list[Any] = []
+    for row, (name, draw) in enumerate(curves):
+        axis = figure.add_subplot(below[row], sharex=axes[0] if axes else None)
+        axis.axvspan(0, dreamt.context - 1, color=SHADE, linewidth=0)
+        draw(axis)
+        axis.annotate(name, (0, 0.5), (-38, 0), "axes fraction", "offset points", fontsize=8, ha="right", va="center")
+        axis.tick_params(labelsize=7, labelbottom=row == len(curves) - 1, length=2)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.locator_params(axis="y", nbins=3)
+        axes.append(axis)
+    axes[0].set_xlim(0, len(dreamt.recording))
+    axes[-1].set_xlabel("step", fontsize=8)
+    axes[0].plot([], [], color=REALITY, label="reality")
+    axes[0].plot([], [], color=DREAM, label="dream, 90 % of dreams")
+    axes[0].axvspan(np.nan, np.nan, color=SHADE, label="seen")
+    axes[0].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, borderaxespad=0.2)
+    return figure, places, axes
+
+
+def _curves(dreamt: Dream, obs_specs: Mapping[str, ObsSpec]) -> list[tuple[str, Any]]:
+    """Return (label, function that draws into an axis) for every row of curves."""
+    rows: list[tuple[str, Any]] = []
+    count = len(dreamt.recording) + 1
+    for name in dreamt.low:
+        truth = dreamt.recording.obs[name].reshape(count, -1)  # (T+1, n)
+        shown, low, high = (values[name].reshape(count, -1) for values in (dreamt.obs, dreamt.low, dreamt.high))
+        for k in range(truth.shape[1]):
+            label = f"{name}[{k}]" if truth.shape[1] > 1 else name
+            rows.append((label, _tracer(np.arange(count), truth[:, k], shown[:, k], low[:, k], high[:, k])))
+    rows = rows[:MAX_CURVES]
+    after = np.arange(1, count)  # a reward belongs to the observation that was reached
+    rows.append(
+        ("reward", _tracer(after, dreamt.recording.reward, dreamt.reward, dreamt.reward_low, dreamt.reward_high))
+    )
+    rows.append(("uncertainty\n(nats)", _uncertainty(after, dreamt)))
+    return rows
+
+
+def _tracer(steps: np.ndarray, truth: np.ndarray, shown: np.ndarray, low: np.ndarray, high: np.ndarray) -> Any:  # noqa: ANN401
+    def draw(axis: Any) -> None:  # noqa: ANN401
+        axis.fill_between(steps, low, high, color=DREAM, alpha=0.22, linewidth=0)
+        axis.plot(steps, truth, color=REALITY, linewidth=1.2)
+        axis.plot(steps, shown, color=DREAM, linewidth=1.1)
+
+    return draw
+
+
+def _uncertainty(steps: np.ndarray, dreamt: Dream) -> Any:  # noqa: ANN401
+    def draw(axis: Any) -> None:  # noqa: ANN401
+        axis.plot(steps, dreamt.aleatoric, color="#7c3aed", linewidth=1.1, label="aleatoric")
+        if dreamt.epistemic is not None:
+            axis.plot(steps, dreamt.epistemic, color="#0f766e", linewidth=1.1, label="epistemic")
+        axis.legend(fontsize=7, loc="upper left", frameon=False, borderaxespad=0.1)
+
+    return draw
+
+
+def _canvas(figure: Any) -> np.ndarray:  # noqa: ANN401
+    """Return the drawn figure (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _box(axis: Any, height: int) -> tuple[int, int, int, int]:  # noqa: ANN401
+    """Return top, bottom, left, right of an axis in pixels, rows counted from the top."""
+    extent = axis.get_window_extent()
+    return round(height - extent.y1), round(height - extent.y0), round(extent.x0), round(extent.x1)
+
+
+def _fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    from PIL import Image
+
+    sharp = max(picture.shape[:2]) <= _SMALL
+    kind = Image.Resampling.NEAREST if sharp else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(picture).resize((width, height), kind))
