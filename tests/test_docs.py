@@ -74,6 +74,13 @@ def test_shown_settings_exist(words):
     build(TrainOptions, compose(settings))
 
 
+def test_shown_way_from_python_works():
+    names: dict[str, object] = {}
+    for block in blocks(CONFIGURATION, "python"):
+        exec(compile(block, "configuration.md", "exec"), names)
+    assert names["options"].env.id == "Pendulum-v1"
+
+
 def test_shown_mistakes_are_answered_as_shown():
     from agents.compose import compose
     from agents.options import TrainOptions

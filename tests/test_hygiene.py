@@ -1,4 +1,4 @@
-"""No file of the project can run code out of data, and one file alone moves parameters (FAULTS 25)."""
+"""No file of the project can run code out of data, hide an error or move parameters beside the learner."""
 
 import ast
 from pathlib import Path
@@ -53,6 +53,24 @@ def optimiser_steps(module: ast.Module) -> list[int]:
             or any(word in ast.unparse(call.func.value).lower() for word in ("optim", "scaler", "scheduler"))
         )
     ]
+
+
+def swallowed_errors(module: ast.Module) -> list[int]:
+    """Lines that catch every kind of error and then neither raise nor look at what they caught."""
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or _catches_all(node.type)):
+            inside = [inner for statement in node.body for inner in ast.walk(statement)]
+            used = any(isinstance(inner, ast.Name) and inner.id == node.name for inner in inside)
+            if not used and not any(isinstance(inner, ast.Raise) for inner in inside):
+                found.append(node.lineno)
+    suppressing = (call for name, call in calls(module) if name == "contextlib.suppress")
+    return found + [call.lineno for call in suppressing if any(_catches_all(kind) for kind in call.args)]
+
+
+def _catches_all(kind: ast.expr) -> bool:
+    kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+    return any(isinstance(one, ast.Name) and one.id in ("Exception", "BaseException") for one in kinds)
 
 
 def sleeps(module: ast.Module) -> list[int]:
@@ -129,6 +147,37 @@ def test_an_optimiser_step_is_seen(code):
 @pytest.mark.parametrize("code", ["env.step(action)", "envs.step(indices, actions)", "step()"])
 def test_an_environment_step_is_let_through(code):
     assert not optimiser_steps(ast.parse(code))
+
+
+def test_no_error_is_swallowed():
+    bad = [place for path in SOURCE for place in _places(path, swallowed_errors(tree(path)))]
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    f()\nexcept:\n    g()",
+        "try:\n    f()\nexcept (OSError, Exception):\n    pass",
+        "try:\n    f()\nexcept Exception as error:\n    g()",
+        "from contextlib import suppress\nwith suppress(BaseException):\n    f()",
+    ],
+)
+def test_a_swallowed_error_is_seen(code):
+    assert swallowed_errors(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    f()\nexcept OSError:\n    pass",
+        "try:\n    f()\nexcept BaseException:\n    g()\n    raise",
+        "try:\n    f()\nexcept Exception as error:\n    report(error)",
+        "from contextlib import suppress\nwith suppress(FileNotFoundError):\n    f()",
+    ],
+)
+def test_a_handled_error_is_let_through(code):
+    assert not swallowed_errors(ast.parse(code))
 
 
 def test_no_test_sleeps():
