@@ -10,6 +10,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from worldmodels.errors import ConfigError
@@ -74,6 +75,11 @@ def _is_dataclass(kind: Any) -> bool:  # noqa: ANN401
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -85,7 +91,7 @@ def _places(kind: Any, path: str, above: tuple[type, ...] = ()) -> list[str]:  #
     if kind in above:
         return []
     found = []
-    for name, inner in get_type_hints(kind).items():
+    for name, inner in _hints(kind).items():
         found += [_join(path, name), *_places(inner, _join(path, name), (*above, kind))]
     return found
 
@@ -154,7 +160,7 @@ class _Reader:
             if key not in fields:
                 hint = suggestion(key, siblings=list(fields), given=list(value), places=self.places, path=path)
                 self.fail(path, f"unknown key {key!r}{hint}")
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         before = len(self.problems)
         found = {}
         for name, field in fields.items():
