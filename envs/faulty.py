@@ -45,16 +45,24 @@ Fault = Literal[
 class Faulty(gymnasium.Env):
     """Counts episodes and steps in an honest way until step `at`: obs (episode, t, 0, 0), reward t, two actions.
 
-    A fault at step 0 shows in reset().
+    A fault at step 0 shows in reset(). With `seed`, only episodes that were reset with it are faulty.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, fault: Fault = "none", at: int = 3, length: int = 10, dtype: str = "complex64") -> None:
-        """fault: what goes wrong. at: the step of every episode at which it does. length: steps of an episode."""
+    def __init__(
+        self,
+        fault: Fault = "none",
+        at: int = 3,
+        length: int = 10,
+        dtype: str = "complex64",
+        seed: int | None = None,
+    ) -> None:
+        """fault: what goes wrong. at: the step at which it does. length: steps of an episode."""
         self.observation_space = spaces.Box(0, 1000, (4,), np.float32)
         self.action_space = spaces.Discrete(2)
         self._fault, self._at, self._length, self._dtype = fault, at, length, dtype
+        self._seed, self._chosen = seed, seed is None
         self._episode, self._time, self._over = -1, 0, False
         self._array = np.zeros(4, dtype=np.float32)
 
@@ -63,6 +71,7 @@ class Faulty(gymnasium.Env):
     ) -> tuple[Element, dict[str, Any]]:
         """Begin the next episode."""
         super().reset(seed=seed)
+        self._chosen = self._seed is None or self._seed == seed
         self._begin()
         self._misbehave()
         result: Any = (self._observe(), None if self._now("info_none") else {})
@@ -97,7 +106,7 @@ class Faulty(gymnasium.Env):
         self._episode, self._time, self._over = self._episode + 1, 0, False
 
     def _now(self, fault: Fault) -> bool:
-        return self._fault == fault and self._time == self._at
+        return self._fault == fault and self._time == self._at and self._chosen
 
     def _misbehave(self) -> None:
         if self._now("raises"):
@@ -112,8 +121,8 @@ class Faulty(gymnasium.Env):
             os._exit(3)
 
     def _reward(self) -> Any:  # noqa: ANN401
-        odd = {"nan_reward": float("nan"), "inf_reward": float("inf"), "text_reward": "1.0"}
-        return odd[self._fault] if self._fault in odd and self._time == self._at else float(self._time)
+        odd: dict[Fault, Any] = {"nan_reward": float("nan"), "inf_reward": float("inf"), "text_reward": "1.0"}
+        return odd[self._fault] if self._fault in odd and self._now(self._fault) else float(self._time)
 
     def _observe(self) -> Any:  # noqa: ANN401
         obs = self._array if self._fault == "reuses_array" else np.zeros(4, dtype=np.float32)

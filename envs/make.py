@@ -26,7 +26,7 @@ def make_env(options: EnvOptions, *, render: bool = False) -> Guard:
         supported, or the environment's constructor fails.
     """
     spec = sources.find_spec(options.id)
-    env = _construct(options, spec, draws=render or options.obs == "pixels")
+    env = _construct(options, spec, render=render)
     try:
         env = sources.mend(env, spec)
         for name in options.wrappers:
@@ -45,10 +45,12 @@ def make_env(options: EnvOptions, *, render: bool = False) -> Guard:
         raise EnvironmentFault(f"{options.id}: {error}") from error
 
 
-def _construct(options: EnvOptions, spec: EnvSpec, *, draws: bool) -> gymnasium.Env:
+def _construct(options: EnvOptions, spec: EnvSpec, *, render: bool) -> gymnasium.Env:
     kwargs: dict[str, Any] = dict(options.kwargs)
-    if draws:
-        _check_renders(options, spec)
+    drawable = (render or options.obs == "pixels") and _is_drawable(options, spec)
+    if render and not drawable:
+        raise EnvironmentFault(f"{options.id}: cannot be drawn: 'rgb_array' is not among its metadata's render_modes.")
+    if drawable:
         pixels.prepare_headless()
         sources.prepare_rendering(spec)
         kwargs.setdefault("render_mode", "rgb_array")
@@ -70,15 +72,12 @@ def _construct(options: EnvOptions, spec: EnvSpec, *, draws: bool) -> gymnasium.
     return env
 
 
-def _check_renders(options: EnvOptions, spec: EnvSpec) -> None:
+def _is_drawable(options: EnvOptions, spec: EnvSpec) -> bool:
     try:
         modes = sources.render_modes(spec)
     except ImportError as error:
         raise sources.missing_extra(options.id, error) from error
-    if modes is not None and "rgb_array" not in modes:
-        raise EnvironmentFault(
-            f"{options.id}: cannot be drawn: its metadata offers the render modes {list(modes)}, 'rgb_array' is needed."
-        )
+    return modes is None or "rgb_array" in modes
 
 
 def _wrapper(name: str) -> Callable[[gymnasium.Env], gymnasium.Env]:

@@ -22,9 +22,17 @@ class Pixels(gymnasium.ObservationWrapper):
     """Replaces the observation with a uint8 image (size, size, 1 or 3)."""
 
     def __init__(self, env: gymnasium.Env, size: int, *, grayscale: bool) -> None:
-        """The environment's own observation is taken where it is an image, a rendered frame elsewhere."""
+        """The environment's own observation is taken where it is an image, a rendered frame elsewhere.
+
+        Raises: EnvironmentFault where there is neither.
+        """
         super().__init__(env)
         self._own = has_screen(env.observation_space)
+        if not self._own and env.render_mode != "rgb_array":
+            raise EnvironmentFault(
+                "obs: pixels needs an environment that observes images, or whose metadata offers render_modes "
+                f"'rgb_array' (made with render_mode {env.render_mode!r})."
+            )
         self._size, self._gray = size, grayscale
         shape = (size, size, 1 if grayscale or (self._own and len(env.observation_space.shape or ()) == 2) else 3)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)

@@ -34,21 +34,23 @@ def find_spec(env_id: str) -> EnvSpec:
 
     Raises: EnvironmentFault where it is unknown (with the nearest ids) or its library is missing (with the command).
     """
-    namespace = env_id.split("/", 1)[0] if "/" in env_id else env_id.split("-", 1)[0]
-    register = _FAMILIES.get(namespace)
-    if register is not None and ":" not in env_id:
-        try:
-            register()
-        except ImportError as error:
-            raise missing_extra(env_id, error) from error
+    module, _, name = env_id.rpartition(":")
+    register = _FAMILIES.get(name.split("/" if "/" in name else "-", 1)[0])
     try:
-        return gymnasium.spec(env_id)
-    except ModuleNotFoundError as error:
+        if module:
+            importlib.import_module(module)
+        elif register is not None:
+            register()
+    except ImportError as error:
+        if not module:
+            raise missing_extra(env_id, error) from error
         raise EnvironmentFault(
-            f"{env_id}: module {env_id.split(':')[0]!r} cannot be imported ({error}). Install it, or run where it lies."
+            f"{env_id}: module {module!r} cannot be imported ({error}). Install it, or run where it lies."
         ) from error
+    try:
+        return gymnasium.spec(name)
     except gymnasium.error.Error as error:
-        near = difflib.get_close_matches(env_id.split(":")[-1], registry, n=4, cutoff=0.5)
+        near = difflib.get_close_matches(name, registry, n=4, cutoff=0.6)
         hint = f"Nearest: {', '.join(near)}." if near else "Is the module that registers it imported (--import)?"
         raise EnvironmentFault(f"unknown environment id {env_id!r}. {hint}") from error
 
