@@ -80,13 +80,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=_positive, default=100, metavar="N", help="episodes (default 100)")
     parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="episode k is reset with S + k")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write evaluation.json there too")
-    parser.add_argument("--video", type=Path, metavar="FILE", help="film of the first episode (.mp4 or .gif)")
+    parser.add_argument("--video", type=_film, metavar="FILE", help="film of the first episode (.mp4 or .gif)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the best")
 
 
 def _add_imagine(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="film to write (.mp4 or .gif)")
+    parser.add_argument("--out", type=_film, required=True, metavar="FILE", help="film to write (.mp4 or .gif)")
     parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the episode and the dream")
     parser.add_argument("--context", type=_positive, default=16, metavar="N", help="steps seen before it dreams")
     parser.add_argument("--horizon", type=_positive, default=60, metavar="N", help="steps dreamt (default 60)")
@@ -102,6 +102,12 @@ class _Parser(argparse.ArgumentParser):
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the run folder, such as runs/mine")
     parser.add_argument("--env", metavar="ID", help="a gymnasium id other than the run's own")
+
+
+def _film(text: str) -> Path:
+    if not text.endswith((".mp4", ".gif")):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .mp4 or .gif, got {text!r}")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

@@ -119,21 +119,21 @@ def dream(
         rollout = world_model.imagine(start, plan.expand(SAMPLES, *plan.shape), total - context + 1)
         first = State(rollout.states.context[:1, 1:], rollout.states.z[:1, 1:])  # (1, H)
         shown = State(torch.cat([seen.context, first.context], 1), torch.cat([seen.z, first.z], 1))  # (1, T+1)
-        flat = {name: _values(likelihood, obs_specs[name])[0] for name, likelihood in world_model.decode(shown).items()}
-        low, high = {}, {}
-        if any(spec.kind != "image" for spec in obs_specs.values()):
-            low, high = _bands(world_model, obs_specs, rollout.states, context)
-    reward_low, reward_high = np.quantile(rollout.reward.cpu().numpy(), _QUANTILES, axis=0)
-    epistemic = rollout.epistemic
+        likelihoods = world_model.decode(shown)
+        shown_obs = {name: _values(likelihood, obs_specs[name])[0] for name, likelihood in likelihoods.items()}
+        low, high = _bands(world_model, obs_specs, rollout.states, context)
+    reward_low, reward_high = np.quantile(rollout.reward.cpu().numpy(), _QUANTILES, axis=0)  # (H,) each
     return Dream(
-        recording,
-        context,
-        flat,
-        low,
-        high,
-        *(_after(value, context - 1) for value in (_mean(rollout.reward), reward_low, reward_high)),
-        _after(_mean(rollout.aleatoric), context - 1),
-        None if epistemic is None else _after(_mean(epistemic), context - 1),
+        recording=recording,
+        context=context,
+        obs=shown_obs,
+        low=low,
+        high=high,
+        reward=_after(_mean(rollout.reward), context - 1),
+        reward_low=_after(reward_low, context - 1),
+        reward_high=_after(reward_high, context - 1),
+        aleatoric=_after(_mean(rollout.aleatoric), context - 1),
+        epistemic=None if rollout.epistemic is None else _after(_mean(rollout.epistemic), context - 1),
     )
 
 

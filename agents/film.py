@@ -8,8 +8,9 @@ import numpy as np
 
 from agents.dream import dream, record
 from agents.panels import dream_frames
+from envs.make import make_env
 from envs.options import EnvOptions
-from worldmodels.errors import ConfigError
+from worldmodels.errors import ConfigError, EnvironmentFault
 
 FPS = 15
 SUFFIXES = (".mp4", ".gif")
@@ -26,8 +27,8 @@ def dream_film(
     """Return frames (T+1, H, W, 3) uint8 of an episode beside what the world model makes of it.
 
     The model sees the first `context` observations and dreams the next `horizon` along the actions that were taken,
-    without looking again. Image tasks show reality, dream and difference; other tasks the rendered environment and the
-    observation's dimensions as curves. Predicted reward and uncertainty are drawn in.
+    without looking again. Image tasks show reality, dream and difference; other tasks the environment's picture, where
+    it can be drawn, and the observation's dimensions as curves. Predicted reward and uncertainty are drawn in.
 
     Args:
         agent: what acts and dreams.
@@ -39,7 +40,8 @@ def dream_film(
     """
     env = env_options if env_options is not None else agent.env_options
     images = any(spec.kind == "image" for spec in agent.obs_specs.values())
-    recording = record(agent, env, steps=context + horizon - 1, seed=seed, draw=not images)
+    draw = not images and can_render(env)
+    recording = record(agent, env, steps=context + horizon - 1, seed=seed, draw=draw)
     if len(recording) < 2:
         raise ConfigError(f"{env.id}: the episode of seed {seed} has {len(recording)} steps, a dream needs at least 2")
     dreamt = dream(agent.world_model, agent.obs_specs, recording, context=context, seed=seed)
@@ -59,6 +61,16 @@ def episode_film(
     recording = record(agent, env, steps=steps, seed=seed, deterministic=deterministic)
     assert recording.frames is not None
     return recording.frames
+
+
+def can_render(env_options: EnvOptions) -> bool:
+    """Whether the environment can be drawn here: it has a picture, and this machine what drawing it needs."""
+    try:
+        env = make_env(env_options, render=True)
+    except EnvironmentFault:
+        return False
+    env.close()
+    return True
 
 
 def save_video(path: str | Path, frames: np.ndarray, fps: int = FPS) -> Path:

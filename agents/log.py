@@ -42,6 +42,7 @@ class Logger:
         self._events: Any = None
         self._began, self._offset = time.monotonic(), 0.0
         self._step, self._seen = 0, set[str]()
+        self._purge_step: int | None = None
         self.resume(step)
 
     def resume(self, step: int) -> None:
@@ -51,6 +52,7 @@ class Logger:
         """
         self.close()
         self._step, self._seen, self._offset = step, set[str](), 0.0
+        self._purge_step = step + 1 if (self.run / "tensorboard").is_dir() else None
         file = self.run / METRICS_FILE
         try:
             if file.exists():
@@ -140,7 +142,8 @@ class Logger:
 
     def _event_writer(self) -> "_EventWriter":
         if self._events is None:
-            self._events = _EventWriter(self.run / "tensorboard", purge_step=self._step + 1 if self._step else None)
+            self._events = _EventWriter(self.run / "tensorboard", purge_step=self._purge_step)
+            self._purge_step = None  # once: what this process writes is to stay
         return self._events
 
     def _give_up(self, error: OSError) -> None:

@@ -35,8 +35,8 @@ def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str,
         distance = np.abs(truth.astype(np.int16) - imagined).astype(np.uint8)
         pictures = {"reality": truth, "dream": imagined, "difference": distance}
     else:
-        assert dreamt.recording.frames is not None
-        pictures = {"reality": dreamt.recording.frames}
+        frames = dreamt.recording.frames
+        pictures = {"reality": frames} if frames is not None else {}
     figure, places, axes = _layout(dreamt, obs_specs, pictures, title)
     canvas = _canvas(figure)
     boxes = [_box(axis, canvas.shape[0]) for axis in places]
@@ -74,7 +74,6 @@ def _layout(
 
     curves = _curves(dreamt, obs_specs)
     several = len(pictures) > 1
-    height, width = next(iter(pictures.values())).shape[1:3]
     figure = Figure(figsize=(9.6, 6.2 if several else max(4.2, 0.86 * len(curves) + 0.8)), dpi=_DPI, facecolor="white")
     figure.suptitle(
         f"{title}: {dreamt.context} observations seen, {len(dreamt.recording) + 1 - dreamt.context} steps dreamt",
@@ -85,9 +84,12 @@ def _layout(
         below = figure.add_gridspec(len(curves), 1, left=0.14, right=0.97, top=0.36, bottom=0.09, hspace=0.28)
     else:
         above = figure.add_gridspec(1, 1, left=0.03, right=0.36, top=0.9, bottom=0.09)
-        below = figure.add_gridspec(len(curves), 1, left=0.48, right=0.97, top=0.9, bottom=0.09, hspace=0.28)
+        below = figure.add_gridspec(
+            len(curves), 1, left=0.48 if pictures else 0.14, right=0.97, top=0.9, bottom=0.09, hspace=0.28
+        )
     places = []
-    for column, name in enumerate(pictures):
+    for column, (name, picture) in enumerate(pictures.items()):
+        height, width = picture.shape[1:3]
         axis = figure.add_subplot(above[column])
         axis.set_aspect("equal")
         axis.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])

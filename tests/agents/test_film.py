@@ -1,0 +1,193 @@
+"""Dreams beside reality: the right action at the right step, bands that hold, films that play."""
+
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from agents.dream import SAMPLES, dream, record
+from agents.film import can_render, dream_film, episode_film, gif_bytes, save_video
+from agents.panels import dream_frames, to_rgb
+from envs.options import EnvOptions
+from envs.toy import counting_step
+from tests.agents.stubs import CountingAgent
+from worldmodels.errors import ConfigError
+from worldmodels.specs import ObsSpec
+from worldmodels.types import Rollout, State
+
+COUNTING = EnvOptions(id="worldmodels/Counting-v0", kwargs={"longest": 60})
+
+
+def long_seed(steps):
+    """A seed whose Counting episode has at least `steps` steps."""
+    return next(s for s in range(1000) if len(record(CountingAgent(COUNTING), COUNTING, steps=99, seed=s, draw=False)) >= steps)  # fmt: skip
+
+
+class Physics(torch.nn.Module):
+    """A world model that knows the physics of Counting: its latent is the observation, its context is unused."""
+
+    def __init__(self, noise=0.0):
+        super().__init__()
+        self.device, self.noise, self.seen = torch.device("cpu"), noise, None
+
+    def infer(self, batch):
+        self.seen = batch
+        z = batch.obs["obs"]
+        return State(torch.zeros(*z.shape[:2], 1), z)
+
+    def imagine(self, state, plan, horizon):
+        assert plan.shape[:2] == (len(state.z), horizon)
+        z, rewards = [state.z], []
+        for t in range(horizon):
+            steps = [counting_step(o.numpy(), int(a.argmax())) for o, a in zip(z[-1], plan[:, t], strict=True)]
+            z.append(torch.from_numpy(np.stack([obs for obs, _ in steps])))
+            rewards.append(torch.tensor([reward for _, reward in steps]))
+        z = torch.stack(z, 1)
+        z = z + self.noise * torch.randn_like(z)
+        entropy = torch.arange(horizon).float().expand(len(state.z), horizon)
+        return Rollout(State(torch.zeros(*z.shape[:2], 1), z), plan, torch.stack(rewards, 1), entropy, entropy)
+
+    def decode(self, states):
+        return {"obs": SimpleNamespace(mode=states.z)}
+
+
+@pytest.mark.parametrize("context", [2, 5, 16, 29, 30, 500])
+def test_a_perfect_model_dreams_what_happens(context):
+    agent, seed = CountingAgent(COUNTING), long_seed(30)
+    recording = record(agent, COUNTING, steps=30, seed=seed, draw=False)
+    model = Physics()
+    dreamt = dream(model, agent.obs_specs, recording, context=context, seed=0)
+    seen = min(context, 30)
+    assert dreamt.context == seen
+    np.testing.assert_array_equal(dreamt.obs["obs"], recording.obs["obs"])
+    np.testing.assert_array_equal(dreamt.reward[seen - 1 :], recording.reward[seen - 1 :])
+    np.testing.assert_array_equal(dreamt.low["obs"][seen:], recording.obs["obs"][seen:])
+    assert np.isnan(dreamt.reward[: seen - 1]).all() and np.isnan(dreamt.low["obs"][:seen]).all()
+    np.testing.assert_array_equal(dreamt.aleatoric[seen - 1 :], np.arange(30 - seen + 1))
+    assert model.seen.obs["obs"].shape[1] == seen  # what comes later is never shown
+    assert model.seen.is_first[0].tolist() == [True] + [False] * (seen - 1)
+    assert model.seen.mask.all() and not model.seen.terminated.any()
+
+
+def test_the_band_holds_nine_tenths_of_the_dreams():
+    agent = CountingAgent(COUNTING)
+    recording = record(agent, COUNTING, steps=20, seed=long_seed(20), draw=False)
+    dreamt = dream(Physics(noise=2.0), agent.obs_specs, recording, context=4, seed=0)
+    width = (dreamt.high["obs"] - dreamt.low["obs"])[4:]
+    assert abs(width.mean() / (2 * 1.645 * 2.0) - 1) < 0.15  # Gaussian quantiles from SAMPLES draws
+    again = dream(Physics(noise=2.0), agent.obs_specs, recording, context=4, seed=0)
+    np.testing.assert_array_equal(dreamt.high["obs"], again.high["obs"])
+    assert SAMPLES >= 20
+
+
+def test_recording_is_aligned_and_ends_with_the_episode():
+    agent = CountingAgent()
+    recording = record(agent, EnvOptions(id="worldmodels/Counting-v0"), steps=50, seed=7, draw=False)
+    obs = recording.obs["obs"]
+    for (before, after), action, reward in zip(pairwise(obs), recording.action, recording.reward, strict=True):
+        expected, value = counting_step(before, int(action.argmax()))
+        np.testing.assert_array_equal(after, expected)
+        assert reward == value
+    assert len(recording) < 50 and len(obs) == len(recording) + 1
+
+
+def test_a_film_of_numbers_shows_picture_and_curves():
+    agent = CountingAgent(EnvOptions(id="CartPole-v1"))
+    agent.world_model = Physics()
+    agent.world_model.imagine = lambda state, plan, horizon: Rollout(
+        State(state.context[:, None].expand(-1, horizon + 1, -1), state.z[:, None].expand(-1, horizon + 1, -1)),
+        plan, torch.ones(SAMPLES, horizon), torch.ones(SAMPLES, horizon), torch.ones(SAMPLES, horizon),
+        torch.full((SAMPLES, horizon), 2.0),
+    )  # fmt: skip
+    frames = dream_film(agent, context=4, horizon=6, seed=0)
+    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3
+    assert 2 < len(frames) <= 10
+    changed = (frames[0] != frames[-1]).any(-1)
+    assert changed[:, : frames.shape[2] // 3].any(), "the environment's picture stands still"
+    assert changed[:, frames.shape[2] // 2 :].any(), "the cursor stands still"
+
+
+def test_an_environment_that_cannot_be_drawn_is_filmed_as_curves():
+    agent = CountingAgent(COUNTING)
+    agent.world_model = Physics()
+    assert not can_render(COUNTING)
+    assert can_render(EnvOptions(id="CartPole-v1"))
+    frames = dream_film(agent, context=4, horizon=10, seed=long_seed(20))
+    assert len(frames) == 14
+    assert (frames[0] != frames[-1]).any()
+
+
+def test_an_episode_too_short_to_dream_is_refused():
+    options = EnvOptions(id="worldmodels/ProbeConstant-v0")
+    agent = CountingAgent(options)
+    agent.world_model = Physics()
+    with pytest.raises(ConfigError, match="seed 3 has 1 steps, a dream needs at least 2"):
+        dream_film(agent, seed=3)
+
+
+def test_image_tasks_show_reality_dream_and_difference():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 255, size=(9, 16, 16, 3)).astype(np.uint8)
+    agent = CountingAgent(COUNTING)
+    recording = record(agent, COUNTING, steps=8, seed=long_seed(20), draw=False)
+    dreamt = dream(Physics(), agent.obs_specs, recording, context=4, seed=0)
+    specs = {"image": ObsSpec("image", (16, 16, 3))}
+    same = replace(dreamt, recording=replace(recording, obs={"image": truth}), obs={"image": truth}, low={}, high={})
+    other = replace(same, obs={"image": 255 - truth})
+    alike, unlike = (dream_frames(value, specs, title="x")[5] for value in (same, other))
+    right = slice(alike.shape[1] * 7 // 10, alike.shape[1] * 9 // 10)
+    assert (alike[150:300, right] == 0).all(), "equal pictures have a black difference"
+    assert (unlike[150:300, right] > 0).any()
+    np.testing.assert_array_equal(alike[150:300, 50:250], unlike[150:300, 50:250])  # reality
+
+
+def test_every_number_of_channels_becomes_a_colour():
+    grey = np.full((2, 4, 4, 1), 7, np.uint8)
+    assert (to_rgb(grey) == 7).all() and to_rgb(grey).shape == (2, 4, 4, 3)
+    colour = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    np.testing.assert_array_equal(to_rgb(colour), colour)
+    np.testing.assert_array_equal(to_rgb(np.concatenate([colour * 0, colour], -1), frame_stack=2), colour)
+    planes = np.zeros((2, 4, 4, 10), np.uint8)
+    planes[0, 0, 0, 4] = planes[0, 0, 1, 5] = 255
+    picture = to_rgb(planes)
+    assert picture[0, 0, 0].any() and picture[0, 0, 1].any()
+    assert (picture[0, 0, 0] != picture[0, 0, 1]).any() and not picture[1].any()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 51), (20, 33)])
+def test_an_mp4_plays_and_has_every_frame(tmp_path, size):
+    frames = np.zeros((12, *size, 3), np.uint8)
+    frames[6:] = 220
+    path = save_video(tmp_path / "film.mp4", frames, fps=10)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    pictures = [np.frombuffer(raw, np.uint8).reshape(meta["size"][1], meta["size"][0], 3) for raw in reader]
+    assert len(pictures) == 12
+    assert meta["fps"] == 10
+    assert pictures[3].mean() < 20 and pictures[9].mean() > 200
+
+
+def test_a_gif_moves(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, size=(4, 24, 24, 3)).astype(np.uint8)
+    path = save_video(tmp_path / "film.gif", frames, fps=10)
+    assert path.read_bytes() == gif_bytes(frames, fps=10)
+    with Image.open(path) as image:
+        assert image.n_frames == 4 and image.info["duration"] == 100
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"\.mp4 or \.gif"):
+        save_video(tmp_path / "film.avi", np.zeros((2, 8, 8, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_episode_is_filmed_from_reset_to_end():
+    frames = episode_film(CountingAgent(EnvOptions(id="CartPole-v1")), seed=0)
+    again = episode_film(CountingAgent(EnvOptions(id="CartPole-v1")), seed=0, steps=3)
+    assert len(again) == 4
+    np.testing.assert_array_equal(frames[:4], again)
