@@ -1,7 +1,7 @@
 """Replay rows on the disk: each segment is written once and never changed, and its name says what is in it.
 
-A segment is a safetensors file with one tensor a column (rows of all streams, one after another) and the header entry
-`rows`, a JSON list of [stream, number of the first row, rows].
+A segment is a safetensors file with one tensor a column (rows of all streams, one after another) and one header
+entry, named after the format: a JSON list of [stream, number of the first row, rows].
 """
 
 import json
@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from worldmodels.errors import CheckpointError
 from worldmodels.files import digest, read_file, write_error, write_file
-from worldmodels.tensorfile import check_header
+from worldmodels.tensorfile import check_header, parse_json
 
 SUFFIX = ".safetensors"
 _FORMAT = "worldmodels segment 1"
@@ -55,7 +55,7 @@ class SegmentStore:
         places = [stream * self._ring + np.arange(first, first + count) % self._ring for stream, first, count in parts]
         rows = np.concatenate(places)
         tensors = {name: column.reshape(-1, *column.shape[2:]).take(rows, 0) for name, column in self._columns.items()}
-        data = save(tensors, {"format": _FORMAT, "rows": json.dumps(parts)})
+        data = save(tensors, {_FORMAT: json.dumps(parts)})  # one entry: the order of several is random
         total = sum(first + count for _, first, count in parts)
         identity = f"{total:012d}-{digest(data)[:24]}"
         try:
@@ -99,12 +99,24 @@ class SegmentStore:
             tensors = load(data)
         except SafetensorError as error:
             raise CheckpointError(f"segment {identity} is not a worldmodels checkpoint: {error}") from error
-        if header.get("format") != _FORMAT:
-            raise CheckpointError(f"segment {identity} has format {header.get('format')!r}, expected {_FORMAT!r}")
-        parts = [tuple(part) for part in json.loads(header["rows"])]
+        if _FORMAT not in header:
+            raise CheckpointError(f"segment {identity} has format {', '.join(header)[:80]!r}, expected {_FORMAT!r}")
+        parts = _parts(header[_FORMAT], identity)
         total = sum(count for _, _, count in parts)
         for name, column in self._columns.items():
             shape = (total, *column.shape[2:])
             if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != column.dtype:
                 raise CheckpointError(f"segment {identity} has no {name!r} {shape} {column.dtype}")
         return tensors, parts
+
+
+def _parts(text: str, identity: str) -> list[tuple[int, int, int]]:
+    """Return the (stream, first row, rows) of a segment; raise CheckpointError where they make no sense."""
+    found = parse_json(text.encode(), f"segment {identity}")
+    sound = isinstance(found, list) and all(
+        isinstance(part, list) and len(part) == 3 and all(type(n) is int and 0 <= n < 2**62 for n in part)
+        for part in found
+    )
+    if not sound:
+        raise CheckpointError(f"segment {identity} is damaged: it does not say which rows it holds")
+    return [(stream, first, count) for stream, first, count in found]

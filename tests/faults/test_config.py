@@ -1,4 +1,4 @@
-"""Rows 24, 57 and 58: hostile YAML, mistyped keys, values that must not be accepted."""
+"""Hostile YAML, mistyped keys, values that must not be accepted."""
 
 import copy
 import math
