@@ -35,7 +35,7 @@ def compose(overrides: Sequence[str], *, defaults: bool = True) -> dict[str, Any
 
     Args:
         overrides: Hydra's override syntax; `run=PATH` is taken as it is written.
-        defaults: whether groups that are not named take their default file.
+        defaults: whether groups that are not named take their default file (train.yaml) or none (resume.yaml).
 
     Raises:
         ConfigError: an override that cannot be read, or a preset that does not exist.
@@ -47,10 +47,13 @@ def compose(overrides: Sequence[str], *, defaults: bool = True) -> dict[str, Any
     from omegaconf.errors import OmegaConfBaseException
 
     folders = [line.removeprefix("run=") for line in overrides if line.startswith("run=")]
-    lines = hydra_overrides([line for line in overrides if not line.startswith("run=")], defaults=defaults)
+    rest = [line for line in overrides if not line.startswith("run=")]
+    lines = hydra_overrides(rest, preset=DEFAULT_PRESET if defaults else None)
     try:
         with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-            config = OmegaConf.to_container(hydra_compose("train", overrides=lines), resolve=True)
+            config = OmegaConf.to_container(
+                hydra_compose("train" if defaults else "resume", overrides=lines), resolve=True
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
     mapping = plain_mapping(config)
@@ -64,12 +67,12 @@ def plain_mapping(config: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever Hyd
     return {str(key): value for key, value in config.items() if not (key in GROUPS and value is None)}
 
 
-def hydra_overrides(overrides: Sequence[str], *, defaults: bool = True, sweep: bool = False) -> list[str]:
+def hydra_overrides(overrides: Sequence[str], *, preset: str | None = DEFAULT_PRESET, sweep: bool = False) -> list[str]:
     """Return the overrides as Hydra is to see them: groups first, and keys that no file names allowed.
 
     Args:
         overrides: what the user typed.
-        defaults: as in `compose`.
+        preset: of the environment, where neither `env=` nor `env.id=` is given.
         sweep: whether several values (`seed=0,1`) and Hydra's own keys (`hydra.sweep.dir=`) are allowed.
 
     Raises:
@@ -87,6 +90,8 @@ def hydra_overrides(overrides: Sequence[str], *, defaults: bool = True, sweep: b
         except HydraException as error:
             raise ConfigError(f"expected KEY=VALUE, got {line!r}: {_first_line(error)}") from error
         key = override.key_or_group
+        if not key:
+            raise ConfigError(f"expected KEY=VALUE, got {line!r}")
         if override.is_delete():
             raise ConfigError(f"{line!r}: keys cannot be deleted; set {key}=VALUE instead")
         if override.is_sweep_override() and not sweep:
@@ -102,10 +107,8 @@ def hydra_overrides(overrides: Sequence[str], *, defaults: bool = True, sweep: b
             groups[key] = line.lstrip("+")
         else:
             values[key] = "++" + line.lstrip("+")
-    if defaults and "env" not in groups and "env.id" not in values:
-        groups["env"] = f"env={DEFAULT_PRESET}"
-    if not defaults:
-        groups = {group: f"{group}=null" for group in GROUPS} | groups
+    if preset is not None and "env" not in groups and "env.id" not in values:
+        groups["env"] = f"env={preset}"
     return [*groups.values(), *values.values()]
 
 
