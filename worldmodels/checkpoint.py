@@ -7,7 +7,7 @@ last, lists size and SHA-256 of each of them and of every replay segment that be
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from worldmodels.run_folder import (
     MANIFEST,
     SEGMENTS,
     Entry,
+    check_folder,
     create_run,
     list_checkpoints,
     new_checkpoint,
@@ -123,31 +124,33 @@ def load(run_dir: str | Path, step: int | None = None, *, segments: bool = True)
         segments: whether the replay segments are verified too; without them an agent can be loaded but not trained on.
 
     Raises:
-        CheckpointError: no checkpoint is there, or none is sound.
+        CheckpointError: no checkpoint is there, or none is sound; then nothing is renamed.
     """
     run_dir = Path(run_dir)
+    check_folder(run_dir)
     entries = [entry for entry in reversed(list_checkpoints(run_dir)) if step is None or entry.step == step]
     if step is not None:
         if not entries:
             steps = sorted({entry.step for entry in list_checkpoints(run_dir)})
             raise CheckpointError(f"no checkpoint of step {step:,} in {run_dir}: there are {steps or 'none'}")
-        return _load(run_dir, entries[0], (), segments=segments)
-    notes: list[str] = []
+        return _load(run_dir, entries[0], segments=segments)
+    damaged: list[tuple[Entry, str]] = []
     for entry in entries:
         try:
-            checkpoint = _load(run_dir, entry, (*notes, *_unused(run_dir, entry)), segments=segments)
+            checkpoint = _load(run_dir, entry, segments=segments)
         except ForeignFormat:
             raise
         except CheckpointError as error:
-            notes.append(f"{error}{_put_away(entry)}")
+            damaged.append((entry, str(error)))
             continue
+        notes = [f"{text}{_put_away(bad)}; going back to step {entry.step:,}" for bad, text in damaged]
         for note in notes:
-            warnings.warn(f"{note}; going back to step {entry.step:,}", RuntimeWarning, stacklevel=2)
-        return checkpoint
-    raise CheckpointError("\n".join([f"no usable checkpoint in {run_dir}", *notes]))
+            warnings.warn(note, RuntimeWarning, stacklevel=2)
+        return replace(checkpoint, notes=(*notes, *_unused(run_dir, checkpoint)))
+    raise CheckpointError("\n".join([f"no usable checkpoint in {run_dir}", *(text for _, text in damaged)]))
 
 
-def _load(run_dir: Path, entry: Entry, notes: tuple[str, ...], *, segments: bool) -> Checkpoint:
+def _load(run_dir: Path, entry: Entry, *, segments: bool) -> Checkpoint:
     manifest = read_manifest(entry.path)
     if (manifest.step, manifest.sequence) != (entry.step, entry.sequence):
         raise CheckpointError(f"checkpoint {entry.path} is damaged: its manifest is that of step {manifest.step:,}")
@@ -162,7 +165,7 @@ def _load(run_dir: Path, entry: Entry, notes: tuple[str, ...], *, segments: bool
             state["json"] = parse_json(data, f"{entry.path}: {name}")
         else:
             state["tensors"] = _unpack_tensors(data, f"{entry.path}: {name}")
-    return Checkpoint(manifest.step, parts, list(manifest.segments), entry.path, notes)
+    return Checkpoint(manifest.step, parts, list(manifest.segments), entry.path)
 
 
 def _pack(parts: Mapping[str, State]) -> dict[str, bytes]:
@@ -182,7 +185,7 @@ def _pack(parts: Mapping[str, State]) -> dict[str, bytes]:
 def _unpack_tensors(data: bytes, what: str) -> dict[str, Any]:
     check_header(data, what)
     try:
-        return parse_tensors(data)
+        return dict(sorted(parse_tensors(data).items()))  # the file has no order of its own
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{what} is not a worldmodels checkpoint: {error}") from error
 
@@ -230,11 +233,12 @@ def _segment_sums(run_dir: Path, segments: Sequence[str]) -> Sums:
     return sums
 
 
-def _unused(run_dir: Path, entry: Entry) -> list[str]:
+def _unused(run_dir: Path, checkpoint: Checkpoint) -> list[str]:
     """Say which segments this checkpoint does not know: they were written after it and are ignored."""
-    known = read_manifest(entry.path).segments
-    extra = [p.stem for p in (run_dir / SEGMENTS).glob("*.safetensors") if p.stem not in known]
-    return [f"{len(extra)} replay segments do not belong to step {entry.step:,} and are ignored"] if extra else []
+    known = set(checkpoint.segments)
+    extra = [path.stem for path in (run_dir / SEGMENTS).glob("*.safetensors") if path.stem not in known]
+    step = f"{checkpoint.step:,}"
+    return [f"{len(extra)} replay segments do not belong to step {step} and are ignored"] if extra else []
 
 
 def _put_away(entry: Entry) -> str:

@@ -13,9 +13,11 @@ from io import BufferedReader
 from pathlib import Path
 
 from worldmodels.errors import CheckpointError
+from worldmodels.memory import available_bytes
 
 TEMPORARY = ".tmp-"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+_LARGE = 2**26  # bytes; asking for the available memory costs a tenth of a millisecond
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -76,12 +78,14 @@ def read_file(directory: Path, name: str, limit: int) -> bytes:
 
     Raises:
         CheckpointError: the name leaves the folder, or the file is a link, no plain file, missing, or larger than
-            `limit` bytes (nothing is read then).
+            `limit` bytes or than the memory that is available (nothing is read then).
     """
     with _open_plain(directory, name) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise CheckpointError(f"{directory / name} is {size:,} bytes, expected at most {limit:,}")
+        if size > _LARGE and size > available_bytes():
+            raise CheckpointError(f"{directory / name} is {size:,} bytes, more than the memory that is available")
         try:
             return file.read(size)
         except OSError as error:

@@ -51,6 +51,17 @@ def probe(run_dir: str | Path) -> None:
             raise write_error(error, folder, 12) from error
 
 
+def check_folder(run_dir: Path) -> None:
+    """Raise CheckpointError unless `run_dir` is a folder whose pieces lie in it and not behind symbolic links."""
+    if not run_dir.exists():
+        raise CheckpointError(f"no usable checkpoint in {run_dir}: no such folder")
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir} is not a worldmodels checkpoint: expected a run folder")
+    for name in (CHECKPOINTS, SEGMENTS):
+        if (run_dir / name).is_symlink():
+            raise CheckpointError(f"file name leaves the checkpoint: {run_dir / name} is a symbolic link")
+
+
 def list_checkpoints(run_dir: str | Path) -> list[Entry]:
     """Return the complete checkpoints of a run, in the order in which they were saved; whether they are sound shows
     only when they are loaded. Damaged ones that were set aside are not listed."""  # fmt: skip
