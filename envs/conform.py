@@ -81,7 +81,7 @@ class LeafCheck:
         low, high = np.broadcast_to(self._low, value.shape), np.broadcast_to(self._high, value.shape)
         where = _first((value < low) | (value > high))
         message = f"{value[where]} at {self._at(where)}, declared {low[where]} to {high[where]}"
-        if self._scalar or self.leaf.spec.classes:
+        if self._scalar or self.leaf.spec.kind in ("multi_discrete", "multi_binary"):
             raise Broken(f"{message}: a class that does not exist")
         if not self._warned:
             self._warned = True

@@ -42,6 +42,10 @@ Fault = Literal[
 ]
 
 
+LARGEST = 1_000_000
+"""Upper bound of the observation space."""
+
+
 class Faulty(gymnasium.Env):
     """Counts episodes and steps in an honest way until step `at`: obs (episode, t, 0, 0), reward t, two actions.
 
@@ -59,7 +63,7 @@ class Faulty(gymnasium.Env):
         seed: int | None = None,
     ) -> None:
         """fault: what goes wrong. at: the step at which it does. length: steps of an episode."""
-        self.observation_space = spaces.Box(0, 1000, (4,), np.float32)
+        self.observation_space = spaces.Box(0, LARGEST, (4,), np.float32)
         self.action_space = spaces.Discrete(2)
         self._fault, self._at, self._length, self._dtype = fault, at, length, dtype
         self._seed, self._chosen = seed, seed is None
@@ -130,7 +134,7 @@ class Faulty(gymnasium.Env):
         if self._now("nan_obs") or self._now("inf_obs"):
             obs[2] = np.nan if self._fault == "nan_obs" else np.inf
         if self._now("out_of_bounds"):
-            obs[3] = 1001
+            obs[3] = LARGEST + 1
         if self._now("wrong_shape"):
             return np.append(obs, obs[:1])
         if self._now("wrong_dtype"):

@@ -18,6 +18,9 @@ from worldmodels.errors import EnvironmentFault
 FINAL_OBS_KEYS = ("final_obs", "final_observation", "terminal_observation")
 """Where environments that reset themselves put the observation that really ended the episode."""
 
+CONTRACT = {"reset": "(obs, info)", "step": "(obs, reward, terminated, truncated, info)"}
+"""What gymnasium's methods return."""
+
 
 class Guard(gymnasium.Wrapper):
     """The outermost wrapper: `step` takes the toolkit's float32 (A,) action, observations come out encoded.
@@ -74,7 +77,7 @@ class Guard(gymnasium.Wrapper):
         except Exception as error:
             raise self._raised("reset", error) from error
         if not isinstance(result, tuple) or len(result) != 2:
-            raise self._fault("reset", f"{_describe(result)}, expected (obs, info)")
+            raise self._fault("reset", f"{_describe(result)}, expected {CONTRACT['reset']}")
         obs, info = result
         if not isinstance(info, dict):
             raise self._fault("reset", f"info of type {type(info).__name__}, expected dict")
@@ -99,7 +102,7 @@ class Guard(gymnasium.Wrapper):
         except Exception as error:
             raise self._raised("step", error) from error
         if not isinstance(result, tuple) or len(result) != 5:
-            raise self._fault("step", f"{_describe(result)}, expected (obs, reward, terminated, truncated, info)")
+            raise self._fault("step", f"{_describe(result)}, expected {CONTRACT['step']}")
         obs, reward, terminated, truncated, info = result
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated, truncated = self._flag("terminated", terminated), self._flag("truncated", truncated)
@@ -164,7 +167,10 @@ class Guard(gymnasium.Wrapper):
         warnings.warn(f"{message} The value is used as it is.", stacklevel=2)
 
     def _raised(self, method: str, error: Exception) -> EnvironmentFault:
-        return EnvironmentFault(self._message(method, f"raised {type(error).__name__}: {error}", "See its traceback."))
+        remedy = "See its traceback."
+        if isinstance(error, ValueError) and "values to unpack" in str(error):  # met a wrapper before it met us
+            remedy = f"It has to return {CONTRACT[method]}."
+        return EnvironmentFault(self._message(method, f"raised {type(error).__name__}: {error}", remedy))
 
     def _fault(self, method: str, what: str) -> EnvironmentFault:
         return EnvironmentFault(self._message(method, f"returned {what}", "Fix observation_space or the environment."))

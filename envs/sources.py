@@ -35,7 +35,7 @@ def find_spec(env_id: str) -> EnvSpec:
     Raises: EnvironmentFault where it is unknown (with the nearest ids) or its library is missing (with the command).
     """
     module, _, name = env_id.rpartition(":")
-    register = _FAMILIES.get(name.split("/" if "/" in name else "-", 1)[0])
+    register = _family(name)
     try:
         if module:
             importlib.import_module(module)
@@ -53,6 +53,11 @@ def find_spec(env_id: str) -> EnvSpec:
         near = difflib.get_close_matches(name, registry, n=4, cutoff=0.6)
         hint = f"Nearest: {', '.join(near)}." if near else "Is the module that registers it imported (--import)?"
         raise EnvironmentFault(f"unknown environment id {env_id!r}. {hint}") from error
+
+
+def finds_by_itself(env_id: str) -> bool:
+    """Whether another process finds this id too, because the id says what to import."""
+    return ":" in env_id or _family(env_id) is not None
 
 
 def missing_extra(env_id: str, error: Exception) -> EnvironmentFault:
@@ -107,6 +112,11 @@ class MinAtarEpisode(gymnasium.Wrapper):
         state = self.env.unwrapped.game.state()  # type: ignore[attr-defined]  # (10, 10, layers)
         top = (state * (np.arange(state.shape[2]) + 1)).max(axis=2)
         return np.kron(self.COLOURS[top], np.ones((self.SCALE, self.SCALE, 1), dtype=np.uint8))
+
+
+def _family(name: str) -> Callable[[], None] | None:
+    """What registers the ids that begin as this one does."""
+    return _FAMILIES.get(name.split("/" if "/" in name else "-", 1)[0])
 
 
 def _register_minatar() -> None:

@@ -40,7 +40,8 @@ class WorkerCopies:
     def __init__(self, options: EnvOptions, num_envs: int, *, render: bool) -> None:
         """Start every worker and wait until its environment is built. Raises: EnvironmentFault."""
         self._options, self._render, self._timeout_s = options, render, options.timeout_s
-        self._spec = sources.find_spec(options.id)
+        spec = sources.find_spec(options.id)
+        self._spec = None if sources.finds_by_itself(options.id) else spec
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(["envs.workers"])
@@ -139,7 +140,13 @@ class _Worker:
     """The parent's side of one worker."""
 
     def __init__(
-        self, context: ForkServerContext | SpawnContext, index: int, options: EnvOptions, spec: EnvSpec, *, render: bool
+        self,
+        context: ForkServerContext | SpawnContext,
+        index: int,
+        options: EnvOptions,
+        spec: EnvSpec | None,
+        *,
+        render: bool,
     ) -> None:
         self.index, self.env_id, self.seed, self.step = index, options.id, 0, 0
         self.busy, self.built, self.closed = True, False, False  # busy: an answer is due
@@ -211,11 +218,12 @@ def _kill_all(workers: list[_Worker]) -> None:
         worker.kill()
 
 
-def _serve(pipe: Connection, options: EnvOptions, spec: EnvSpec, render: bool) -> None:
+def _serve(pipe: Connection, options: EnvOptions, spec: EnvSpec | None, render: bool) -> None:
     """A worker's whole life: build the environment, then answer until told to close or until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    registry.setdefault(spec.id, spec)
+    if spec is not None:
+        registry.setdefault(spec.id, spec)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         try:
             env = make_env(options, render=render)
