@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize(
-    "name", re.findall(r"`((?:tests|scripts|benchmarks|worldmodels|envs|agents)/[\w/.]*)`", README)
+    "name", sorted(set(re.findall(r"`((?:tests|scripts|benchmarks|worldmodels|envs|agents)/[\w/.]*)`", README)))
 )
 def test_files_that_the_readme_names_exist(name):
     assert (ROOT / name).exists()
