@@ -40,6 +40,8 @@ def multirun(overrides: Sequence[str], *, modules: Sequence[str] = ()) -> int:
     before, sys.argv = sys.argv, ["wm", *argv, f"++{_IMPORTS}=[{','.join(modules)}]"]
     try:
         hydra.main(version_base="1.3", config_path=None)(job)()
+    except SystemExit as end:  # from `job`, or from Hydra after it said what is wrong
+        return end.code if isinstance(end.code, int) else 1
     finally:
         sys.argv = before
     return 0
@@ -59,11 +61,11 @@ def job(config: Any) -> None:  # noqa: ANN401 - what Hydra composed
 
     mapping = plain_mapping(OmegaConf.to_container(config, resolve=True))
     modules = mapping.pop(_IMPORTS, [])
-    folder = HydraConfig.get().runtime.output_dir
+    folder, task = HydraConfig.get().runtime.output_dir, HydraConfig.get().overrides.task
 
     def run() -> int:
         import_modules(modules)
-        print(f"{', '.join(HydraConfig.get().overrides.task)}")
+        print("run of the sweep:", *(line.lstrip("+") for line in task if not line.startswith(f"++{_IMPORTS}=")))
         return train_run(replace(build(TrainOptions, mapping), run=folder))
 
     code = guarded(run)
