@@ -28,15 +28,18 @@ echo "quickstart: training, into $run"
 wm train env=cartpole run="$run" "$@"
 echo "quickstart: evaluating"
 wm evaluate "$run"
+films=("$run"/videos/*)
+if [ ! -e "${films[0]}" ]; then
+    echo "quickstart: filming the dream beside reality"
+    mkdir -p "$run/videos"
+    wm imagine "$run" --out "$run/videos/dream.mp4"
+fi
 
 echo
 echo "quickstart: what is in $run"
 show() { if [ -e "$2" ]; then printf '  %-15s %s\n' "$1" "$2"; fi; }
 show "evaluation" "$run/evaluation.json"
 show "learning curve" "$run/learning_curve.png"
-if [ -d "$run/videos" ]; then
-    for film in "$run"/videos/*; do show "film" "$film"; done
-fi
+for film in "$run"/videos/*; do show "film" "$film"; done
 show "TensorBoard" "$run/tensorboard"
 echo "  to look at it:  .venv/bin/tensorboard --logdir $run/tensorboard"
-echo "  to watch it dream:  .venv/bin/wm imagine $run --out dream.mp4"

@@ -95,26 +95,44 @@ def test_setup_refuses_an_old_interpreter(checkout):
     assert not (checkout / ".venv").exists()
 
 
-def test_quickstart_takes_a_fresh_folder_each_time(checkout):
+@pytest.fixture
+def ready(checkout) -> Path:
+    """A checkout that is set up, with the stand-in for `wm`."""
     write_program(checkout / "scripts" / "setup.sh", "")
     write_program(checkout / ".venv" / "bin" / "wm", _WM)
+    return checkout
+
+
+def test_quickstart_takes_a_fresh_folder_each_time(ready):
     for _ in range(2):
-        done = run_script(checkout, "quickstart.sh", "steps=100")
+        done = run_script(ready, "quickstart.sh", "steps=100")
         assert done.returncode == 0, done.stderr
-    assert lines_of(checkout / "wm.log") == [
+    assert lines_of(ready / "wm.log") == [
         "train env=cartpole run=runs/quickstart steps=100",
         "evaluate runs/quickstart",
+        "imagine runs/quickstart --out runs/quickstart/videos/dream.mp4",
         "train env=cartpole run=runs/quickstart-2 steps=100",
         "evaluate runs/quickstart-2",
+        "imagine runs/quickstart-2 --out runs/quickstart-2/videos/dream.mp4",
     ]
 
 
-def test_quickstart_goes_on_with_a_folder_that_is_named(checkout):
-    write_program(checkout / "scripts" / "setup.sh", "")
-    write_program(checkout / ".venv" / "bin" / "wm", _WM)
+def test_quickstart_goes_on_with_a_folder_that_is_named(ready):
     for _ in range(2):
-        run_script(checkout, "quickstart.sh", RUN="runs/mine")
-    assert lines_of(checkout / "wm.log")[2] == "train env=cartpole run=runs/mine resume=true"
+        run_script(ready, "quickstart.sh", RUN="runs/mine")
+    assert "train env=cartpole run=runs/mine resume=true" in lines_of(ready / "wm.log")
+
+
+def test_quickstart_says_where_things_are(ready):
+    run = ready / "runs" / "mine"
+    (run / "videos").mkdir(parents=True)
+    for name in ("evaluation.json", "learning_curve.png", "tensorboard", "videos/film.mp4"):
+        (run / name).touch()
+    done = run_script(ready, "quickstart.sh", RUN="runs/mine")
+    shown = done.stdout.partition("what is in runs/mine")[2]
+    assert all(f"runs/mine/{path.name}" in shown or path.name == "videos" for path in run.iterdir())
+    assert "runs/mine/videos/film.mp4" in shown
+    assert not any(line.startswith("imagine") for line in lines_of(ready / "wm.log"))
 
 
 def test_quickstart_stops_where_training_fails(checkout):
