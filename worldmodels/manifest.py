@@ -53,8 +53,10 @@ def read_manifest(path: Path) -> Manifest:
     raw = read_file(path, MANIFEST, MAX_HEADER)
     if raw[:1] != b"{":
         raise CheckpointError(f"{path / MANIFEST} is not a worldmodels checkpoint")
-    found = parse_json(raw, str(path / MANIFEST))
-    content = found.get("manifest")
+    try:
+        content = parse_json(raw, MANIFEST).get("manifest")
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     if not isinstance(content, dict) or _seal(content) != raw:
         raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not match its own SHA-256")
     if content.get("format") != FORMAT:

@@ -199,6 +199,17 @@ def test_a_loaded_replay_goes_on_like_the_one_that_was_saved(tmp_path, restore_f
         assert replay.state() == loaded.state()
 
 
+def test_rows_that_were_pushed_out_before_they_were_written_are_not_made_up(tmp_path):
+    replay = make(capacity=10)
+    fill(replay, 0, 0, 4)
+    fill(replay, 0, 100, 20, end=None)  # pushes everything out
+    replay.abandon(0)
+    fill(replay, 0, 200, 3)
+    loaded = make(capacity=10)
+    loaded.load_segments(tmp_path, replay.write_segments(tmp_path))
+    assert (len(loaded), loaded.rows, loaded.episodes) == (3, 4, 1)
+
+
 def test_a_smaller_replay_keeps_the_newest_rows(tmp_path):
     replay = make(capacity=60)
     fill(replay, 0, 0, 20)
