@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module need not be loaded for `evaluate`
-    """Train the run that `options` describe, in its folder and under its lock."""
+    """Train the run that `options` describe, in its folder and under its lock, and say how it went.
+
+    Raises: WorldModelsError, Interrupted: see `agents.trainer.train`.
+    """
     from agents.experiment import open_run
 
     with open_run(options) as run:
@@ -42,7 +45,11 @@ def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module
         from agents.trainer import train
 
         with Logger(run, progress=Progress(options.steps)) as logger:
-            train(options, run, resume=options.resume, logger=logger)
+            result = train(options, run, resume=options.resume, logger=logger)
+    print(result.evaluation.table())
+    for name in ("evaluation.json", "learning_curve.png", "videos", "tensorboard"):
+        if (run / name).exists():
+            print(f"{'':<20}{run / name}")
     return 0
 
 

@@ -87,7 +87,7 @@ def save_video(path: str | Path, frames: np.ndarray, fps: int = FPS) -> Path:
 
     frames = _even(frames)
     writer = imageio_ffmpeg.write_frames(
-        str(path), (frames.shape[2], frames.shape[1]), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
+        str(path), (frames.shape[2], frames.shape[1]), fps=fps, macro_block_size=1, ffmpeg_log_level="error"
     )
     writer.send(None)
     try:
@@ -106,11 +106,12 @@ def check_suffix(path: Path) -> None:
         raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
 
 
-def gif_bytes(frames: np.ndarray, fps: int = FPS) -> bytes:
-    """Return frames (T, H, W, 3) uint8 as an endless GIF."""
+def gif_bytes(frames: np.ndarray, fps: int = FPS, *, widest: int | None = None) -> bytes:
+    """Return frames (T, H, W, 3) uint8 as an endless GIF, made smaller where they are wider than `widest` pixels."""
     from PIL import Image
 
-    images = [Image.fromarray(frame).quantize(128) for frame in frames]
+    shrink = 1 if widest is None else -(-frames.shape[2] // widest)
+    images = [Image.fromarray(frame).reduce(shrink).quantize(128) for frame in frames]
     stream = io.BytesIO()
     images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
     return stream.getvalue()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import struct
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ METRICS_FILE = "metrics.jsonl"
 TRAIN_RETURN = "train/return"
 """Name of the return of one training episode; `learning_curve` and the progress line look for it."""
 FILM_FPS = 15
+GIF_WIDTH = 480
+"""Pixels of a film in TensorBoard; the file in videos/ keeps its size."""
 
 
 class Logger:
@@ -104,7 +107,7 @@ class Logger:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_video(path, frames, fps)
             if self._tensorboard:
-                self._event_writer().image(step, name, gif_bytes(frames, fps), frames.shape[1], frames.shape[2])
+                self._event_writer().image(step, name, gif_bytes(frames, fps, widest=GIF_WIDTH))
         except OSError as error:
             self._give_up(error)
             return None
@@ -171,9 +174,10 @@ class _EventWriter:
         """Add one point to the curve of every name."""
         self._add(step, [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
-    def image(self, step: int, name: str, encoded: bytes, height: int, width: int) -> None:
-        """Add an encoded picture; a GIF moves in TensorBoard."""
-        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+    def image(self, step: int, name: str, gif: bytes) -> None:
+        """Add a GIF; it moves in TensorBoard."""
+        width, height = struct.unpack_from("<HH", gif, 6)  # the GIF header: 6 bytes of version, then the size
+        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         self._add(step, [self._summary.Value(tag=name, image=image)])
 
     def close(self) -> None:

@@ -7,13 +7,14 @@ from agents.log import TRAIN_RETURN, read_metrics
 from worldmodels.errors import CheckpointError
 
 CURVE_FILE = "learning_curve.png"
-_EVALUATION = ("evaluation/iqm", "evaluation/iqm_low", "evaluation/iqm_high")
+_NAMES = ("iqm", "iqm_low", "iqm_high")
 
 
 def learning_curve(run: str | Path) -> Path:
     """Draw the run's returns against simulator steps and return the picture, `RUN/learning_curve.png`.
 
-    Dots are training episodes, the line is the interquartile mean of each evaluation with its 95 % interval.
+    Dots are training episodes, the line is the interquartile mean of each evaluation with its 95 % interval, the
+    diamond that of the last evaluation, of the agent that was kept.
 
     Raises: CheckpointError: metrics.jsonl holds no return yet, or the picture cannot be written.
     """
@@ -23,8 +24,9 @@ def learning_curve(run: str | Path) -> Path:
     run = Path(run)
     lines = read_metrics(run)
     training = _points(lines, TRAIN_RETURN)
-    evaluation = _points(lines, *_EVALUATION)
-    if not training and not evaluation:
+    evaluation = _points(lines, *(f"evaluation/{name}" for name in _NAMES))
+    final = _points(lines, *(f"final/{name}" for name in _NAMES))
+    if not training and not evaluation and not final:
         raise CheckpointError(f"{run}: metrics.jsonl holds no return yet, there is no learning curve to draw")
     figure = Figure(figsize=(7.2, 4.2), dpi=150, facecolor="white", layout="constrained")
     axis = figure.subplots()
@@ -35,6 +37,10 @@ def learning_curve(run: str | Path) -> Path:
         steps, middle, low, high = zip(*evaluation, strict=True)
         axis.fill_between(steps, low, high, color="#1d4ed8", alpha=0.18, linewidth=0)
         axis.plot(steps, middle, color="#1d4ed8", marker="o", markersize=4, label="evaluation (IQM, 95 % interval)")
+    for step, middle, low, high in final[-1:]:
+        error = [[middle - low], [high - middle]]
+        label = f"agent that was kept: {middle:,.4g}"
+        axis.errorbar([step], [middle], yerr=error, fmt="D", color="#c2410c", markersize=6, capsize=4, label=label)
     _finish(axis, run)
     path = run / CURVE_FILE
     try:

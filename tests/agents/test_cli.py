@@ -41,6 +41,7 @@ def trainer(monkeypatch):
         logger.log(1, {"train/return": 1.0})
         (run / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
         (run / "LATEST").write_text("0")
+        return SimpleNamespace(evaluation=SimpleNamespace(table=lambda: "a table"), run=run)
 
     module.train = train
     monkeypatch.setitem(sys.modules, "agents.trainer", module)
@@ -223,7 +224,6 @@ def test_a_package_that_hides_ours_is_named_in_one_line(elsewhere):
     (elsewhere / "envs" / "__init__.py").write_text("raise SystemExit('imported')\n")
     code = f"import sys; sys.path[:0] = [{str(elsewhere)!r}]; sys.path.append({str(ROOT)!r})\n"
     code += "from agents.cli import main; sys.exit(main(['train']))"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, cwd="/")
     site = [path for path in sys.path if path.endswith("site-packages")]
     code = f"import sys; sys.path += {site!r}\n" + code
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, cwd="/")
@@ -232,10 +232,13 @@ def test_a_package_that_hides_ours_is_named_in_one_line(elsewhere):
     assert "'envs'" in done.stderr and str(elsewhere / "envs") in done.stderr
 
 
-def test_a_folder_named_envs_where_wm_is_started_does_no_harm(elsewhere, trainer):
+def test_a_folder_named_envs_where_wm_is_started_does_no_harm(elsewhere):
     (elsewhere / "envs").mkdir()
     (elsewhere / "envs" / "__init__.py").write_text("raise SystemExit('imported')\n")
-    assert main(["train", "run=here"]) == 0
+    code = f"import sys; sys.path[:1] = [{str(ROOT)!r}]\n"  # a console command has no current folder on its path
+    code += "from agents.cli import main; sys.exit(main(['train', '--import', 'json', 'horizon=3']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "wm: unknown key 'horizon'; did you mean 'agent.horizon'?\n"
 
 
 # Signals
@@ -252,10 +255,12 @@ def train(options, run, *, resume, logger):
         print("training", flush=True)
         signal.pause()
     except KeyboardInterrupt:
-        if sys.argv[1] == "stuck":
-            print("stuck", flush=True)
-            signal.pause()
-            print("the second signal did nothing")
+        while sys.argv[1] == "stuck":
+            try:
+                print("stuck", flush=True)
+                signal.pause()
+            except KeyboardInterrupt:
+                continue
         raise Interrupted
 module.train = train
 sys.modules["agents.trainer"] = module

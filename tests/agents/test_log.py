@@ -4,6 +4,7 @@ import io
 import json
 import resource
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -59,9 +60,13 @@ def test_resume_cuts_to_the_barrier_and_no_name_has_a_step_twice(tmp_path):
     with Logger(tmp_path, step=200) as logger:
         assert logger.wall_s >= before
         logger.log(200, {"a": -1.0, "c": 2.0})  # the barrier's own line again, with something new
+        logger.close()
         logger.log(300, {"a": 301.0})
+        logger.close()
+        logger.log(250, {"late": 1.0})  # what this process writes is never purged
+    assert scalars(tmp_path, "late") == [(250, 1.0)]
     found = [(line["step"], name) for line in read_metrics(tmp_path) for name in line if name not in ("step", "wall_s")]
-    assert sorted(found) == [(100, "a"), (200, "a"), (200, "b"), (200, "c"), (300, "a")]
+    assert sorted(found) == [(100, "a"), (200, "a"), (200, "b"), (200, "c"), (250, "late"), (300, "a")]
     assert [line["a"] for line in read_metrics(tmp_path) if "a" in line] == [100.0, 200.0, 301.0]
     walls = [line["wall_s"] for line in read_metrics(tmp_path)]
     assert walls == sorted(walls)
@@ -128,6 +133,17 @@ def test_a_film_is_a_file_and_moves_in_tensorboard(tmp_path):
     [image] = events.Images("dream/first one")
     assert image.encoded_image_string.startswith(b"GIF8")
     assert (image.step, image.height, image.width) == (70, 32, 48)
+
+
+def test_a_wide_film_is_small_in_tensorboard_alone(tmp_path):
+    frames = np.zeros((2, 100, 1000, 3), np.uint8)
+    with Logger(tmp_path) as logger:
+        path = logger.film(1, frames, "dream")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    [image] = events.Images("dream")
+    assert (image.height, image.width) == (34, 334)
+    assert imageio_ffmpeg.count_frames_and_secs(str(path))[0] == 2
 
 
 def test_plain_lines_where_there_is_no_terminal():

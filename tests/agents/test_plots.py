@@ -40,6 +40,13 @@ def test_evaluations_and_training_episodes_are_drawn(tmp_path):
     assert blue > 0.0001 and grey < 0.0001
 
 
+def test_the_last_evaluation_alone_is_a_curve(tmp_path):
+    final = {f"final/{name}": value for name, value in (("iqm", 3.0), ("iqm_low", 2.0), ("iqm_high", 5.0))}
+    write(tmp_path, [{"step": 9, **final}])
+    pixels = np.asarray(Image.open(learning_curve(tmp_path)).convert("RGB")).astype(int)
+    assert ((abs(pixels - [194, 65, 12]) < 12).all(-1)).sum() > 100
+
+
 def test_lines_without_returns_or_with_null_are_passed_over(tmp_path):
     write(tmp_path, [{"step": 1, "train/return": None}, {"step": 2, "loss": 3.0}, {"step": 3, "train/return": 1.0}])
     assert learning_curve(tmp_path).is_file()
