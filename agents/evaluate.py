@@ -70,12 +70,11 @@ class Evaluation:
         return asdict(self) | {"iqm_ci95": list(self.iqm_ci95)}
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged during training: mean, std, iqm, iqm_low, iqm_high and length (the mean one)."""
+        """Return what is logged during training: `evaluation/mean`, `std`, `iqm`, `iqm_low`, `iqm_high`, `length`."""
         low, high = self.iqm_ci95
-        length = float(np.mean(self.lengths))
-        return {
-            "mean": self.mean, "std": self.std, "iqm": self.iqm, "iqm_low": low, "iqm_high": high, "length": length,
-        }  # fmt: skip
+        values = {"mean": self.mean, "std": self.std, "iqm": self.iqm, "iqm_low": low, "iqm_high": high}
+        values["length"] = float(np.mean(self.lengths))
+        return {f"evaluation/{name}": value for name, value in values.items()}
 
     def table(self) -> str:
         """Return the result as a few lines for people."""

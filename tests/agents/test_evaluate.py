@@ -52,6 +52,9 @@ def test_statistics_and_keys(tmp_path):
     assert stored["train_steps"] == 1234
     assert list(tmp_path.iterdir()) == [file]
     assert f"{result.iqm:,.2f}" in result.table()
+    logged = result.metrics()
+    assert logged["evaluation/mean"] == result.mean
+    assert (logged["evaluation/iqm_low"], logged["evaluation/iqm_high"]) == result.iqm_ci95
 
 
 def test_nothing_random_outside_is_touched():
