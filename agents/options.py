@@ -29,7 +29,8 @@ class ActorCriticOptions:
     networks. gradient: `score` (likelihood ratio), `dynamics` (through the model) or `auto` (score for discrete
     actions, dynamics for continuous ones). actor_average: fraction by which the averaged actor, which acts in
     evaluation, follows the actor. return_rate: fraction by which the return's scale follows each batch.
-    critic: the critic's distribution. clip: largest norm of a gradient.
+    bins, limit: number of bins of the critic's two-hot distribution and symlog of the outermost. clip: largest norm of
+    a gradient.
     """
 
     name: Literal["actor_critic"] = "actor_critic"
@@ -43,10 +44,12 @@ class ActorCriticOptions:
     slow_critic: float = _between(0.02, 0.0, 1.0)
     hidden: int = _at_least(64, 1)
     layers: int = _at_least(2, 1)
+    norm: bool = True
     gradient: Literal["auto", "score", "dynamics"] = "auto"
     actor_average: float = _between(0.01, 0.0, 1.0)
     return_rate: float = _between(0.01, 0.0, 1.0)
-    critic: Literal["two_hot", "gaussian"] = "two_hot"
+    bins: int = _between(255, 3, 4095)
+    limit: float = _between(20.0, 0.1, 20.0)
     clip: float = _above(100.0, 0.0)
 
 

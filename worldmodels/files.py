@@ -84,8 +84,7 @@ def read_file(directory: Path, name: str, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise CheckpointError(f"{directory / name} is {size:,} bytes, expected at most {limit:,}")
-        if size > _LARGE and size > available_bytes():
-            raise CheckpointError(f"{directory / name} is {size:,} bytes, more than the memory that is available")
+        _check_memory(directory / name, size)
         try:
             return file.read(size)
         except OSError as error:
@@ -95,6 +94,7 @@ def read_file(directory: Path, name: str, limit: int) -> bytes:
 def measure(directory: Path, name: str) -> tuple[int, str]:
     """Return size and SHA-256 of the plain file `directory/name`; raises as `read_file` does."""
     with _open_plain(directory, name) as file:
+        _check_memory(directory / name, os.fstat(file.fileno()).st_size)
         try:
             return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -105,6 +105,12 @@ def size_of(directory: Path, name: str) -> int:
     """Return the size of the plain file `directory/name` in bytes; raises as `read_file` does."""
     with _open_plain(directory, name) as file:
         return os.fstat(file.fileno()).st_size
+
+
+def _check_memory(path: Path, size: int) -> None:
+    """Refuse a file that could not be held in memory; a sparse file of a terabyte costs an attacker nothing."""
+    if size > _LARGE and size > available_bytes():
+        raise CheckpointError(f"{path} is {size:,} bytes, more than the memory that is available")
 
 
 def _open_plain(directory: Path, name: str) -> BufferedReader:

@@ -57,6 +57,8 @@ class HeadOptions:
     units: int = field(default=64, metadata={"min": 1, "max": 4096})
     layers: int = field(default=1, metadata={"min": 0, "max": 8})
     bins: int = field(default=255, metadata={"min": 3, "max": 4095})
+    limit: float = field(default=20.0, metadata={"above": 0.0, "max": 20.0})
+    """symlog of the largest reward that can be predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ class WorldModelOptions:
     posterior_sees_context: bool = False
     """q(z | o, h) instead of q(z | o). Without it the temporal prior scans a window with its inputs batched."""
     temporal_prior: str = "recurrent"
+    norm: bool = True
+    """Layer normalisation in every perceptron. Off, few low-dimensional data are fitted more precisely."""
     trunk: TrunkOptions = field(default_factory=TrunkOptions)
     gaussian: GaussianOptions = field(default_factory=GaussianOptions)
     categorical: CategoricalOptions = field(default_factory=CategoricalOptions)

@@ -97,6 +97,11 @@ class Replay:
         return sum(self._written) - sum(self._oldest)
 
     @property
+    def longest(self) -> int:
+        """Observations of the longest stream: a window of `longest - 1` transitions can be sampled."""
+        return max(new - old for new, old in zip(self._written, self._oldest, strict=True))
+
+    @property
     def episodes(self) -> int:
         """Number of finished episodes whose end is stored."""
         return self._episodes
@@ -174,10 +179,9 @@ class Replay:
         starts = [max(0, new - old - length) for new, old in zip(self._written, self._oldest, strict=True)]
         total = sum(starts)
         if total == 0:
-            longest = max(new - old for new, old in zip(self._written, self._oldest, strict=True))
             raise ReplayError(
                 f"replay holds {self.episodes} episodes ({len(self)} steps); sampling needs {length + 1} observations "
-                f"in a row, the longest stream has {longest} (and can hold {self.ring})"
+                f"in a row, the longest stream has {self.longest} (and can hold {self.ring})"
             )
         pick = rng.integers(total, size=batch)
         ends = np.cumsum(starts)
@@ -261,6 +265,8 @@ class Replay:
             row = numbers.get(name) if isinstance(numbers, dict) else None
             if not isinstance(row, list) or len(row) != self.streams or not all(type(n) is int for n in row):
                 raise CheckpointError(f"replay state has no {name!r} for {self.streams} streams")
+        if not all(0 <= old <= new for old, new in zip(numbers["oldest"], numbers["written"], strict=True)):
+            raise CheckpointError("replay state is damaged: an oldest row that comes after the newest, or before any")
         if self.rows == 0 and any(numbers["written"]):
             self._promised = numbers
         else:

@@ -52,4 +52,6 @@ def _claimed_bytes(name: str, entry: Any, what: str) -> int:  # noqa: ANN401
         raise CheckpointError(f"{what} is not a worldmodels checkpoint: {name[:80]!r} has no shape")
     if entry.get("dtype") not in _BYTES:
         raise CheckpointError(f"{what} is not a worldmodels checkpoint: {name[:80]!r} has an unknown dtype")
+    if math.prod(max(n, 1) for n in shape) >= 2**48:  # an empty tensor may still have sizes that overflow
+        raise CheckpointError(f"{what} is not a worldmodels checkpoint: {name[:80]!r} has an absurd shape")
     return math.prod(shape) * _BYTES[entry["dtype"]]

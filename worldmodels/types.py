@@ -136,6 +136,15 @@ class LatentFamily(Protocol):
 
     width: int
     parameters: int
+    ordered: bool
+
+    def sharpen(self, raw: Tensor) -> Tensor:
+        """Raw parameters whose spread starts small, where the family has a spread."""
+        ...
+
+    def shift(self, raw: Tensor, z: Tensor) -> Tensor:
+        """Raw parameters of a predicted change of z (..., Z), where the family has a notion of change."""
+        ...
 
     def sample(self, raw: Tensor) -> Tensor:
         """Reparameterised (or straight-through) sample (..., Z)."""

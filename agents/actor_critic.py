@@ -1,0 +1,158 @@
+"""An actor and a critic that learn from imagined rollouts alone (Hafner et al. 2019, 2023)."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from agents.options import ActorCriticOptions
+from agents.returns import lambda_return, percentile_range, visit_weights
+from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, TwoHot, sample_one_hot, two_hot_bins
+from worldmodels.nets import mlp
+from worldmodels.specs import ActionSpec
+from worldmodels.types import Rollout, State
+
+UNIMIX = 0.01
+"""Share of uniform mixed into discrete policies, so that no action's probability is zero."""
+MIN_STD, MAX_STD = 0.05, 1.5
+"""Range of a continuous policy's standard deviation before the squashing."""
+MIN_RANGE = 1.0
+"""Returns are divided by their range only where it exceeds this: small returns are not blown up."""
+
+Imagine = Callable[[State, Callable[[Tensor], Tensor], int], Rollout]
+
+
+class Actor(nn.Module):
+    """Features (..., F) -> distribution over encoded actions (..., A)."""
+
+    def __init__(self, features: int, spec: ActionSpec, *, hidden: int, layers: int, norm: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        outputs = 2 * spec.size if spec.kind == "continuous" else spec.size
+        self.net = mlp(features, hidden, layers, outputs, norm=norm, scale=0.01)
+
+    def forward(self, features: Tensor) -> Distribution:
+        """The policy in the state with these features."""
+        raw = self.net(features)
+        if self.spec.kind != "continuous":
+            return StraightThroughCategoricals(raw, self.spec.classes, unimix=UNIMIX)
+        mean, s = raw.chunk(2, -1)
+        return TanhNormal(mean, MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s))
+
+    def sample(self, features: Tensor) -> Tensor:
+        """An action (..., A), reparameterised for continuous kinds. The hot path: no distribution object is built."""
+        raw = self.net(features)
+        if self.spec.kind == "continuous":
+            mean, s = raw.chunk(2, -1)
+            std = MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s)
+            return torch.tanh(torch.addcmul(mean, std, torch.randn_like(mean)))
+        blocks = [
+            sample_one_hot(torch.add(UNIMIX / block.shape[-1], block.softmax(-1), alpha=1 - UNIMIX))
+            for block in raw.split(self.spec.classes, -1)
+        ]
+        return torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]
+
+    def mode(self, features: Tensor) -> Tensor:
+        """The action to take without exploration (..., A)."""
+        return self(features).mode
+
+
+class Critic(nn.Module):
+    """Features (..., F) -> TwoHot over values."""
+
+    bins: Tensor
+
+    def __init__(self, features: int, *, hidden: int, layers: int, bins: int, limit: float, norm: bool) -> None:
+        super().__init__()
+        self.net = mlp(features, hidden, layers, bins, norm=norm, scale=0.0)
+        self.register_buffer("bins", two_hot_bins(bins, limit), persistent=False)
+
+    def forward(self, features: Tensor) -> TwoHot:
+        """The value's distribution in the state with these features."""
+        return TwoHot(self.net(features), self.bins)
+
+
+@dataclass
+class PolicyLosses:
+    """Scalars to minimise, and what to log."""
+
+    actor: Tensor
+    critic: Tensor
+    metrics: dict[str, Tensor]
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, their slow copies and the return's scale. Every state it needs is a buffer or a parameter."""
+
+    return_range: Tensor
+
+    def __init__(self, features: int, spec: ActionSpec, options: ActorCriticOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.actor = Actor(features, spec, hidden=options.hidden, layers=options.layers, norm=options.norm)
+        self.critic = Critic(
+            features,
+            hidden=options.hidden,
+            layers=options.layers,
+            bins=options.bins,
+            limit=options.limit,
+            norm=options.norm,
+        )
+        self.average_actor = deepcopy(self.actor).requires_grad_(False)
+        self.slow_critic = deepcopy(self.critic).requires_grad_(False)
+        self.register_buffer("return_range", torch.zeros(()))
+        continuous = spec.kind == "continuous"
+        self.through_dynamics = options.gradient == "dynamics" or (options.gradient == "auto" and continuous)
+
+    def losses(self, imagine: Imagine, start: State) -> PolicyLosses:
+        """Imagine from `start` (B, ...) and score the policy; no real reward or observation is seen."""
+        options = self.options
+        with torch.set_grad_enabled(self.through_dynamics):
+            rollout = imagine(start, self.actor.sample, options.horizon)
+        features = rollout.states.features  # (B, H+1, F)
+        with torch.set_grad_enabled(self.through_dynamics):
+            discount = options.gamma * rollout.continuation  # (B, H)
+            value = self.slow_critic(features[:, 1:]).mean
+            returns = lambda_return(rollout.reward, discount, value, options.lambda_)  # (B, H)
+        target, weight = returns.detach(), visit_weights(discount.detach())
+        self._follow_range(target)
+        scale = self.return_range.clamp(min=MIN_RANGE)
+        before = features[:, :-1].detach()  # where the actions were taken
+        policy = self.actor(before)
+        entropy = policy.entropy()
+        estimate = self.critic(before)
+        if self.through_dynamics:
+            gain = returns / scale
+        else:
+            gain = policy.log_prob(rollout.action) * (target - estimate.mean.detach()) / scale
+        actor = -(weight * (gain + options.entropy * entropy)).mean()
+        critic = -(weight * estimate.log_prob(target)).mean()
+        metrics = {
+            "actor_loss": actor.detach(),
+            "critic_loss": critic.detach(),
+            "entropy": entropy.detach().mean(),
+            "imagined_return": target[:, 0].mean(),
+            "imagined_reward_max": rollout.reward.detach().max(),
+            "imagined_reward_min": rollout.reward.detach().min(),
+            "return_range": self.return_range.clone(),
+        }
+        return PolicyLosses(actor, critic, metrics)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the averaged actor and the slow critic towards the learned ones. Call once after each update."""
+        for slow, fast, rate in (
+            (self.average_actor, self.actor, self.options.actor_average),
+            (self.slow_critic, self.critic, self.options.slow_critic),
+        ):
+            for own, target in zip(slow.parameters(), fast.parameters(), strict=True):
+                own.lerp_(target, rate)
+
+    @torch.no_grad()
+    def _follow_range(self, returns: Tensor) -> None:
+        new = percentile_range(returns)
+        first = self.return_range == 0
+        self.return_range.copy_(torch.where(first, new, torch.lerp(self.return_range, new, self.options.return_rate)))

@@ -1,0 +1,225 @@
+"""Agent: a world model and a policy that act. Train it, load it, ask it for actions, save it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.actor_critic import ActorCritic
+from agents.experiment import load_options, recorded_options
+from agents.options import TrainOptions
+from envs.options import EnvOptions
+from envs.spaces import decode_action, encode_obs
+from worldmodels.build import build_world_model
+from worldmodels.checkpoint import load, module_state, restore_module, save
+from worldmodels.errors import ConfigError
+from worldmodels.seeding import forked
+from worldmodels.specs import ActionSpec, ObsSpec
+from worldmodels.states import State as PartState
+from worldmodels.types import State
+from worldmodels.world_model import WorldModel
+
+ACTING = "acting"
+"""Name of the checkpoint part that holds the agent that is kept: the best by its evaluations."""
+
+
+class Carry(NamedTuple):
+    """What acting remembers from step to step: the state before the last action, and that action (n, A)."""
+
+    state: State | None
+    action: Tensor | None
+
+
+class Agent:
+    """A policy in the latent space of its world model.
+
+    Attributes: world_model, policy, options, obs_specs, action_spec; train_steps, the simulator steps it learned from;
+    run, the folder it came from or None.
+    """
+
+    def __init__(
+        self, options: TrainOptions, obs_specs: Mapping[str, ObsSpec], action_spec: ActionSpec, *, train_steps: int = 0
+    ) -> None:
+        self.options, self.action_spec = options, action_spec
+        self.obs_specs: Mapping[str, ObsSpec] = dict(obs_specs)
+        self.train_steps = train_steps
+        self.run: Path | None = None
+        self.world_model: WorldModel = build_world_model(options.world_model, obs_specs, action_spec)
+        self.policy = ActorCritic(self.world_model.features_size, action_spec, options.agent)
+        self.world_model.to(options.device)
+        self.policy.to(options.device)
+        self._spaces: tuple[Any, Any] | None = None
+
+    @property
+    def env_options(self) -> EnvOptions:
+        """The environment that it was trained in."""
+        return self.options.env
+
+    @classmethod
+    def train(cls, env: str, *, steps: int, seed: int = 0, run: str | Path | None = None, **overrides: Any) -> Self:  # noqa: ANN401
+        """Train in a gymnasium environment (an id, or the name of a preset) and return the agent that is kept.
+
+        Args:
+            env: `CartPole-v1`, `module:Name-v0`, or a preset of `configs/env`.
+            steps: simulator steps. seed: of everything that is random.
+            run: the run folder; named after environment, seed and time if None.
+            overrides: further keys with `__` for the dot: `agent__horizon=20`.
+        Raises: WorldModelsError: as `wm train` says it.
+        """
+        from agents.cli import train_run
+        from agents.compose import presets
+        from agents.experiment import check_run
+
+        lines = [f"env={env}" if env in presets("env") else f"env.id={env}", f"steps={steps}", f"seed={seed}"]
+        lines += [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+        options = load_options(lines)
+        options = check_run(replace(options, run=None if run is None else str(run)))
+        train_run(options)
+        return cls.load(str(options.run))
+
+    @classmethod
+    def load(cls, run: str | Path, *, which: str = "best", device: str = "cpu") -> Self:
+        """Load the agent of a run folder. Opening a run executes nothing from it.
+
+        Args: which: `best` by the evaluations during training, or `latest`.
+        Raises: CheckpointError: no run, or no sound checkpoint.
+        """
+        if which not in ("best", "latest"):
+            raise ConfigError(f"which: expected 'best' or 'latest', got {which!r}")
+        options = replace(recorded_options(run), device=device)
+        checkpoint = load(run, segments=False)
+        parts = checkpoint.parts
+        specs = parts["specs"]["json"]
+        obs_specs = {
+            name: ObsSpec(spec["kind"], tuple(spec["shape"]), tuple(spec["classes"]))
+            for name, spec in specs["obs"].items()
+        }
+        action = specs["action"]
+        action_spec = ActionSpec(action["kind"], tuple(action["classes"]), action["dimensions"])
+        with forked(0):
+            agent = cls(options, obs_specs, action_spec, train_steps=checkpoint.step)
+        agent.run = Path(run)
+        if which == "best" and parts[ACTING]["tensors"]:
+            agent.restore_acting(parts[ACTING])
+            agent.train_steps = parts[ACTING]["json"]["step"]
+        else:
+            restore_module(agent.world_model, parts["world_model"])
+            restore_module(agent.policy, parts["policy"])
+        return agent
+
+    def save(self, run: str | Path) -> Path:
+        """Save what is needed to act as a run folder that `load` and `wm evaluate` open; it cannot be trained on.
+
+        Raises: CheckpointError: the folder holds a run already or cannot be written.
+        """
+        from agents.experiment import prepare_run
+
+        folder = prepare_run(replace(self.options, run=str(run), resume=False))
+        parts = {
+            "specs": self.specs_state(),
+            "world_model": module_state(self.world_model),
+            "policy": module_state(self.policy),
+            ACTING: self.acting_state(self.train_steps, None),
+        }
+        return save(folder, self.train_steps, parts)
+
+    def initial_carry(self, batch: int) -> Carry:  # noqa: ARG002 - the size shows itself with the first observation
+        """What `act` takes at the first step."""
+        return Carry(None, None)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Mapping[str, np.ndarray], carry: Carry, is_first: np.ndarray, *, deterministic: bool
+    ) -> tuple[np.ndarray, Carry]:
+        """Actions in the toolkit's encoding.
+
+        Args: obs: name -> (n, ...). carry: from the step before. is_first: (n,) bool, where the carry starts anew.
+            deterministic: the averaged actor's mode, in the posterior's mode; else a sample of both.
+        Returns: action float32 (n, A), next carry.
+        """
+        device = self.world_model.device
+        tensors = {name: torch.from_numpy(value).to(device) for name, value in obs.items()}
+        first = torch.from_numpy(is_first).to(device)
+        state = self.world_model.filter(carry.state, carry.action, tensors, first, sample=not deterministic)
+        features = state.features
+        action = self.policy.average_actor.mode(features) if deterministic else self.policy.actor.sample(features)
+        return action.cpu().numpy(), Carry(state, action)
+
+    def predict(
+        self,
+        observation: Any,  # noqa: ANN401 - an array or a dict of arrays
+        state: Carry | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,  # noqa: FBT001, FBT002 - Stable-Baselines3's signature
+    ) -> tuple[Any, Any]:
+        """Action for the environment's own observation, one or a batch, as Stable-Baselines3's `predict`.
+
+        Args: observation: as the environment returns it, with or without a leading batch axis. state: what the last
+            call returned, None at first. episode_start: (n,) bool, where an episode begins.
+        Returns: action as the environment takes it (batched like the observation), state for the next call.
+        Raises: EnvironmentFault: the observation is not of the environment that the agent was trained in.
+        """
+        obs_space, action_space = self.spaces()
+        single = _matches(obs_space, observation)
+        rows = [observation] if single else _unbatch(observation)
+        encoded = [encode_obs(obs_space, row) for row in rows]
+        obs = {name: np.stack([row[name] for row in encoded]) for name in encoded[0]}
+        carry = state if state is not None else self.initial_carry(len(rows))
+        start = state is None if episode_start is None else episode_start
+        first = np.broadcast_to(np.asarray(start, bool), (len(rows),)).copy()
+        if carry.state is None:
+            first[:] = True
+        actions, carry = self.act(obs, carry, first, deterministic=deterministic)
+        decoded = [decode_action(action_space, action) for action in actions]
+        return (decoded[0] if single else np.stack(decoded)), carry
+
+    def spaces(self) -> tuple[Any, Any]:
+        """Observation and action space of the environment that it was trained in; made once, on demand."""
+        if self._spaces is None:
+            from envs.make import make_env
+
+            env = make_env(self.env_options)
+            self._spaces = (env.env.observation_space, env.env.action_space)
+            env.close()
+        return self._spaces
+
+    def specs_state(self) -> PartState:
+        """Sizes and kinds of observations and actions, as plain data."""
+        obs = {
+            name: {"kind": spec.kind, "shape": list(spec.shape), "classes": list(spec.classes)}
+            for name, spec in self.obs_specs.items()
+        }
+        action = self.action_spec
+        plain = {"kind": action.kind, "classes": list(action.classes), "dimensions": action.dimensions}
+        return {"tensors": {}, "json": {"obs": obs, "action": plain}}
+
+    def acting_state(self, step: int, score: float | None) -> PartState:
+        """Copies of everything that acting needs, with the step and the score it was kept for."""
+        tensors = {f"world_model.{k}": v for k, v in module_state(self.world_model)["tensors"].items()}
+        tensors |= {f"policy.{k}": v for k, v in module_state(self.policy)["tensors"].items()}
+        return {"tensors": tensors, "json": {"step": step, "score": score}}
+
+    def restore_acting(self, state: PartState) -> None:
+        """Take what `acting_state` returned."""
+        for prefix, module in (("world_model.", self.world_model), ("policy.", self.policy)):
+            own = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
+            restore_module(module, {"tensors": own, "json": None})
+
+
+def _matches(space: Any, observation: Any) -> bool:  # noqa: ANN401
+    """Whether this is one observation of the space, and not a batch of them."""
+    if hasattr(space, "spaces"):
+        name = next(iter(space.spaces))
+        return _matches(space.spaces[name], observation[name])
+    return np.shape(observation) == tuple(space.shape or ())
+
+
+def _unbatch(observation: Any) -> list[Any]:  # noqa: ANN401
+    if isinstance(observation, Mapping):
+        columns = {name: _unbatch(value) for name, value in observation.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return list(observation)

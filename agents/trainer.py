@@ -1,0 +1,273 @@
+"""The loop: collect, update, evaluate, and at barriers save. One run, from its first second to its film."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.agent import ACTING, Agent
+from agents.collector import Collector
+from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
+from agents.learner import Learner
+from agents.log import TRAIN_RETURN, Logger
+from agents.options import TrainOptions
+from envs.vector import VectorEnv
+from worldmodels import seeding
+from worldmodels.checkpoint import load, module_state, optimizer_state, restore_module, restore_optimizer, save
+from worldmodels.errors import CheckpointError
+from worldmodels.replay import Replay
+from worldmodels.run_folder import SEGMENTS
+from worldmodels.states import State
+
+FINAL_SEED = 1_000_000
+"""Added to `evaluation.seed` for the last evaluation, so that no episode that chose the agent judges it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run at `step`; it resumes from the barrier at `barrier`."""
+
+    def __init__(self, step: int, barrier: int) -> None:
+        super().__init__()
+        self.step, self.barrier = step, barrier
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves: the evaluation of the agent that was kept, and where things are."""
+
+    evaluation: Evaluation
+    run: Path
+
+
+def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> TrainResult:
+    """Train until `options.steps` and return the final evaluation.
+
+    Raises:
+        Interrupted: a signal came; the run can be resumed.
+        WorldModelsError: an environment, the disk or the numbers failed; the last barrier is intact.
+    """
+    torch.set_num_threads(options.train.threads)
+    with VectorEnv(options.env, options.env.num_envs) as envs:
+        trainer = Trainer(options, run, envs, logger)
+        try:
+            if resume:
+                trainer.resume()
+            else:
+                trainer.save()
+            trainer.loop()
+            return trainer.finish()
+        except KeyboardInterrupt as error:
+            raise Interrupted(trainer.step, trainer.barrier) from error
+        finally:
+            trainer.close()
+
+
+class Trainer:
+    """Everything that a run changes, and its one list of parts that travel in a checkpoint."""
+
+    def __init__(self, options: TrainOptions, run: Path, envs: VectorEnv, logger: Logger) -> None:
+        seeding.seed_everything(options.seed)
+        self.options, self.run, self.envs, self.logger = options, run, envs, logger
+        self.agent = Agent(options, envs.obs_specs, envs.action_spec)
+        self.learner = Learner(self.agent.world_model, self.agent.policy, options)
+        self.replay = Replay(
+            envs.obs_specs, envs.action_spec.size, capacity=options.replay.capacity, streams=envs.num_envs
+        )
+        self.replay_rng = seeding.generator(options.seed, "replay")
+        self.collect_rng = seeding.generator(options.seed, "collect")
+        self.collector = Collector(self.agent, envs, self.replay, seed=options.seed, rng=self.collect_rng)
+        self.step = 0
+        self.barrier = 0
+        self.owed = 0.0
+        self.evaluations = self.evaluated = 0
+        self.next_update = self.next_log = 0
+        self.warm = False
+        self.best: State = {"tensors": {}, "json": {"step": 0, "score": None}}
+        self._eval_envs: VectorEnv | None = None
+
+    def loop(self) -> None:
+        """Collect and learn until the budget is spent, with a barrier at its end."""
+        train, evaluation = self.options.train, self.options.evaluation
+        while self.step < self.options.steps or not self.collector.idle:
+            due = self.step >= min(self.next_barrier(), self.options.steps)
+            self.collector.draining = due
+            if due and self.collector.idle:
+                self.save()
+                continue
+            if due and self.step >= min(self.next_barrier(), self.options.steps) + train.checkpoint_every:
+                self.collector.cut()  # an episode that does not end is ended here, in every run alike
+                continue
+            steps, finished = self.collector.step(random=self.step < train.warmup_steps)
+            self.step += steps
+            for result, length in finished:
+                self.logger.log(self.step, {TRAIN_RETURN: result, "train/length": length})
+            if self.step >= train.warmup_steps:
+                self.learn(steps)
+            if evaluation.every and self.step // evaluation.every > self.evaluated // evaluation.every:
+                self.evaluate()
+        if self.barrier < self.step:
+            self.save()
+
+    def learn(self, steps: int) -> None:
+        """The updates that these steps have earned, in groups every `train.every` steps."""
+        train = self.options.train
+        if not self.warm:
+            self.warm = True
+            episodes = list(self.replay.iter_episodes())
+            names = self.envs.obs_specs
+            obs = {name: torch.from_numpy(np.concatenate([e["obs"][name] for e in episodes])) for name in names}
+            if self.options.world_model.trunk.standardize:
+                self.agent.world_model.fit_standardizer(obs)
+            self.owed = float(train.warmup_updates)
+            self.next_update = self.next_log = self.step
+        else:
+            self.owed += train.updates_per_step * steps
+        if self.step < self.next_update:
+            return
+        self.next_update += train.every
+        count, metrics = int(self.owed), {}
+        self.owed -= count
+        for _ in range(count):
+            metrics = self.update()
+        if metrics and self.step >= self.next_log:
+            self.next_log = self.step + train.log_every
+            counts = {"train/updates": self.learner.updates, "train/skipped_updates": self.learner.skipped}
+            self.logger.log(self.step, {**{k: float(v) for k, v in metrics.items()}, **counts})
+        elif self.logger.progress is not None:
+            self.logger.progress.update(self.step)
+
+    def update(self) -> Mapping[str, Tensor]:
+        """One update from one batch; shorter windows while the replay is short."""
+        batch, length = self.options.replay.batch, self.options.replay.length
+        shortest = min(length, self.replay.longest - 1)
+        return self.learner.update(self.replay.sample(batch, shortest, self.replay_rng).to(self.options.device))
+
+    def evaluate(self) -> None:
+        """Evaluate on episodes of their own and keep the agent if it is the best so far. Training does not notice."""
+        options = self.options.evaluation
+        seed = options.seed + self.evaluations * options.episodes
+        self.evaluations += 1
+        self.evaluated = self.step
+        self.agent.train_steps = self.step
+        result = self._measure(self.agent, options.episodes, seed)
+        self.logger.log(self.step, result.metrics())
+        score = self.best["json"]["score"]
+        if score is None or result.mean >= score:
+            self.best = self.agent.acting_state(self.step, result.mean)
+
+    def finish(self) -> TrainResult:
+        """Evaluate the agent that was kept on fresh episodes; write evaluation.json, the curve and the film."""
+        from agents.film import dream_film
+        from agents.plots import learning_curve
+
+        options = self.options.evaluation
+        with seeding.forked(self.options.seed):
+            kept = Agent(self.options, self.envs.obs_specs, self.envs.action_spec, train_steps=self.step)
+        kept.restore_acting(self.best if self.best["tensors"] else self.agent.acting_state(self.step, None))
+        if self.best["tensors"]:
+            kept.train_steps = self.best["json"]["step"]
+        result = self._measure(kept, options.final_episodes, options.seed + FINAL_SEED)
+        write_evaluation(self.run / EVALUATION_FILE, result)
+        self.logger.log(self.step, {k.replace("evaluation", "final", 1): v for k, v in result.metrics().items()})
+        self.logger.film(self.step, dream_film(kept, seed=options.seed), "dream")
+        learning_curve(self.run)
+        return TrainResult(result, self.run)
+
+    def next_barrier(self) -> int:
+        """The step at which the next checkpoint is due: a function of the last barrier alone."""
+        every = self.options.train.checkpoint_every
+        return (self.barrier // every + 1) * every
+
+    def save(self) -> None:
+        """Write everything; only then is this step the barrier that a stopped run goes back to."""
+        (self.run / SEGMENTS).mkdir(exist_ok=True)
+        segments = self.replay.write_segments(self.run / SEGMENTS)
+        before, self.barrier = self.barrier, self.step
+        try:
+            save(self.run, self.step, self.state(), segments=segments, keep=self.options.train.keep)
+        except BaseException:
+            self.barrier = before
+            raise
+
+    def resume(self) -> None:
+        """Go back to the last barrier: every part, the replay and the log."""
+        checkpoint = load(self.run)
+        self.restore(checkpoint.parts)
+        self.replay.load_segments(self.run / SEGMENTS, checkpoint.segments)
+        self.logger.resume(self.step)
+        if self.logger.progress is not None:
+            self.logger.progress.restart(self.step)
+            self.logger.progress.say(f"resuming from step {self.step:,}")
+            for note in checkpoint.notes:
+                self.logger.progress.say(note)
+
+    def state(self) -> dict[str, State]:
+        """Every part, by name."""
+        counters = {
+            "step": self.step,
+            "barrier": self.barrier,
+            "owed": self.owed,
+            "evaluations": self.evaluations,
+            "evaluated": self.evaluated,
+            "next_update": self.next_update,
+            "next_log": self.next_log,
+            "warm": self.warm,
+            "updates": self.learner.updates,
+            "skipped": self.learner.skipped,
+            "skipped_in_a_row": self.learner.skipped_in_a_row,
+        }
+        return {
+            "specs": self.agent.specs_state(),
+            "world_model": module_state(self.agent.world_model),
+            "policy": module_state(self.agent.policy),
+            "model_optimizer": optimizer_state(self.learner.model_optimizer),
+            "actor_optimizer": optimizer_state(self.learner.actor_optimizer),
+            "critic_optimizer": optimizer_state(self.learner.critic_optimizer),
+            "replay": self.replay.state(),
+            "collector": self.collector.state(),
+            "replay_rng": seeding.generator_state(self.replay_rng),
+            "collect_rng": seeding.generator_state(self.collect_rng),
+            "random": seeding.capture(),
+            "counters": {"tensors": {}, "json": counters},
+            ACTING: self.best,
+        }
+
+    def restore(self, parts: Mapping[str, State]) -> None:
+        """Take every part back. Raises CheckpointError where one is missing or does not fit."""
+        missing = sorted(set(self.state()) - set(parts))
+        if missing:
+            raise CheckpointError(f"{self.run}: the checkpoint has no {', '.join(missing)}; it cannot be trained on")
+        if parts["specs"]["json"] != self.agent.specs_state()["json"]:
+            raise CheckpointError(f"{self.run}: {self.options.env.id} has other observations or actions than the run")
+        restore_module(self.agent.world_model, parts["world_model"])
+        restore_module(self.agent.policy, parts["policy"])
+        restore_optimizer(self.learner.model_optimizer, parts["model_optimizer"])
+        restore_optimizer(self.learner.actor_optimizer, parts["actor_optimizer"])
+        restore_optimizer(self.learner.critic_optimizer, parts["critic_optimizer"])
+        self.replay.restore(parts["replay"])
+        self.collector.restore(parts["collector"])
+        seeding.restore_generator(self.replay_rng, parts["replay_rng"])
+        seeding.restore_generator(self.collect_rng, parts["collect_rng"])
+        counters = parts["counters"]["json"]
+        for name in ("step", "barrier", "owed", "evaluations", "evaluated", "next_update", "next_log", "warm"):
+            setattr(self, name, counters[name])
+        for name in ("updates", "skipped", "skipped_in_a_row"):
+            setattr(self.learner, name, counters[name])
+        self.best = parts[ACTING]
+        seeding.restore(parts["random"])
+
+    def close(self) -> None:
+        """Close the environments of the evaluation."""
+        if self._eval_envs is not None:
+            self._eval_envs.close()
+
+    def _measure(self, agent: Agent, episodes: int, seed: int) -> Evaluation:
+        options = self.options.evaluation
+        if self._eval_envs is None:
+            self._eval_envs = VectorEnv(self.options.env, options.num_envs)
+        return evaluate(
+            agent, self.options.env, episodes=episodes, seed=seed, num_envs=options.num_envs, envs=self._eval_envs
+        )

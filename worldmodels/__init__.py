@@ -1,0 +1,1 @@
+"""World models made of conditional distributions: encoders, temporal priors, decoders, replay and checkpoints."""

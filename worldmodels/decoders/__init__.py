@@ -1,0 +1,5 @@
+"""Decoders: likelihoods of every observation kind."""
+
+from worldmodels.decoders.decoder import Decoder
+
+__all__ = ["Decoder"]

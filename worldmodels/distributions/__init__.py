@@ -1,0 +1,21 @@
+"""Latent families and likelihoods as pure functions of raw parameters, each with its torch Distribution."""
+
+from worldmodels.distributions.bounded import TanhNormal
+from worldmodels.distributions.categorical import CategoricalFamily, StraightThroughCategoricals, sample_one_hot
+from worldmodels.distributions.gaussian import GaussianFamily, SymlogNormal, symexp, symlog
+from worldmodels.distributions.image import ImageNormal
+from worldmodels.distributions.two_hot import TwoHot, two_hot_bins
+
+__all__ = [
+    "CategoricalFamily",
+    "GaussianFamily",
+    "ImageNormal",
+    "StraightThroughCategoricals",
+    "SymlogNormal",
+    "TanhNormal",
+    "TwoHot",
+    "sample_one_hot",
+    "symexp",
+    "symlog",
+    "two_hot_bins",
+]

@@ -1,0 +1,112 @@
+"""The block-GRU temporal prior of a recurrent state-space model (Hafner et al. 2019, 2023)."""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from worldmodels.dynamics.gru import GruScan, gru_cell, recurrent_product
+from worldmodels.nets import BlockLinear, mlp
+from worldmodels.types import LatentFamily, State
+
+
+class RecurrentPrior(nn.Module):
+    """h' = GRU(h, z, a), p(z' | h', z, a); the prior predicts a change. Context (..., D) = [h, last z, last a].
+
+    What depends on z and a alone is one product over a whole window; only the gates run step by step.
+    """
+
+    parallel = False
+
+    def __init__(
+        self,
+        family: LatentFamily,
+        action_size: int,
+        *,
+        deter: int,
+        hidden: int,
+        blocks: int,
+        core_layers: int,
+        prior_layers: int,
+        norm: bool,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.deter = deter
+        self.latent = family.width
+        self.context_size = deter + family.width + action_size
+        self.blocks = blocks
+        self.embed_latent = mlp(family.width, hidden, 1, norm=norm)
+        self.embed_action = mlp(action_size, hidden, 1, norm=norm)
+        self.embed_context = mlp(deter, hidden, 1, norm=norm) if core_layers else None
+        block = deter // blocks
+        self.block = block
+        width = 2 * hidden
+        core: list[nn.Module] = []
+        if core_layers:
+            width += hidden + block
+            for _ in range(core_layers):
+                core += [BlockLinear(width * blocks, deter, blocks), nn.LayerNorm(block), nn.SiLU()]
+                width = block
+        self.core = nn.Sequential(*core)
+        self.input_gates = BlockLinear(width * blocks, 3 * deter, blocks)
+        bound = 1 / sqrt(block)
+        self.recurrent_gates = nn.Parameter(torch.empty(blocks, block, 3 * block).uniform_(-bound, bound))
+        self.head = mlp(self.context_size, hidden, prior_layers, family.parameters, norm=norm, scale=0.1)
+
+    def initial(self, batch: int) -> Tensor:
+        """Zeros (B, D)."""
+        return torch.zeros(batch, self.context_size, device=self.recurrent_gates.device)
+
+    def advance(self, state: State, action: Tensor) -> Tensor:
+        """Context (B, D) after `action` (B, A) in `state`."""
+        h = self._cell(state.context[..., : self.deter], self._inputs(state.z, action))
+        return torch.cat([h, state.z, action], -1)
+
+    def prior(self, context: Tensor) -> Tensor:
+        """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
+        raw = self.head(context)
+        return self.family.shift(raw, context[..., self.deter : self.deter + self.latent])
+
+    def forward(self, context: Tensor) -> Distribution:
+        """(..., D) -> p(z | h)."""
+        return self.family.distribution(self.prior(context))
+
+    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:
+        """Contexts (B, T+1, D): zero where `starts`; no state crosses an episode."""
+        inputs = self._inputs(z[:, :-1], action)  # (B, T, I)
+        keep = (~starts).to(z.dtype)  # (B, T+1)
+        h = torch.zeros(z.shape[0], self.deter, device=z.device)
+        if self.embed_context is None:
+            gates = self.input_gates(self._blocks(inputs.transpose(0, 1).flatten(0, 1)))  # (T * B, G, 3D/G)
+            gates = gates.unflatten(0, (action.shape[1], -1))
+            scanned = GruScan.apply(gates, self.recurrent_gates, keep[:, 1:].t()[:, :, None, None])
+            hidden = scanned.flatten(2).transpose(0, 1)  # type: ignore[union-attr]
+        else:
+            steps = []
+            for t in range(action.shape[1]):
+                h = self._cell(h, inputs[:, t]) * keep[:, t + 1, None]
+                steps.append(h)
+            hidden = torch.stack(steps, 1)  # (B, T, deter)
+        contexts = torch.cat([hidden, z[:, :-1] * keep[:, 1:, None], action * keep[:, 1:, None]], -1)
+        return torch.cat([self.initial(z.shape[0]).unsqueeze(1), contexts], 1)  # (B, T+1, D)
+
+    def _inputs(self, z: Tensor, action: Tensor) -> Tensor:
+        """(..., Z), (..., A) -> (..., 2 * hidden)."""
+        return torch.cat([self.embed_latent(z), self.embed_action(action)], -1)
+
+    def _blocks(self, inputs: Tensor) -> Tensor:
+        """Every block reads all inputs: (B, I) -> (B, G, I)."""
+        return inputs.unsqueeze(1).expand(-1, self.blocks, -1)
+
+    def _cell(self, h: Tensor, inputs: Tensor) -> Tensor:
+        """One step of the block GRU: (B, D), (B, I) -> (B, D)."""
+        blocks = h.unflatten(-1, (self.blocks, self.block))  # (B, G, D/G)
+        if self.embed_context is not None:
+            inputs = torch.cat([inputs, self.embed_context(h)], -1)
+            x = self.core(torch.cat([self._blocks(inputs), blocks], -1))
+        else:
+            x = self._blocks(inputs)
+        gates = self.input_gates(x) + recurrent_product(blocks, self.recurrent_gates)
+        return gru_cell(gates, blocks).flatten(1)

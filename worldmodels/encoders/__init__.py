@@ -1,0 +1,6 @@
+"""Encoders: observation to latent, with what that did to volume."""
+
+from worldmodels.encoders.trunk import Standardizer, Trunk
+from worldmodels.encoders.vae import VAEEncoder
+
+__all__ = ["Standardizer", "Trunk", "VAEEncoder"]

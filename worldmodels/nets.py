@@ -1,0 +1,132 @@
+"""The plain layers that every part is made of: normalised perceptrons, block-diagonal layers, image trunks."""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(
+    inputs: int, units: int, layers: int, outputs: int | None = None, *, norm: bool, scale: float = 1.0
+) -> nn.Sequential:
+    """`layers` times Linear-(LayerNorm-)SiLU, then an optional Linear to `outputs` whose initial weights are scaled.
+
+    scale: 0 makes the output zero at the start.
+    """
+    parts: list[nn.Module] = []
+    for _ in range(layers):
+        parts += [nn.Linear(inputs, units, bias=not norm), *([nn.LayerNorm(units)] if norm else []), nn.SiLU()]
+        inputs = units
+    if outputs is not None:
+        last = nn.Linear(inputs, outputs)
+        with torch.no_grad():
+            last.weight.mul_(scale)
+            last.bias.zero_()
+        parts.append(last)
+    return nn.Sequential(*parts)
+
+
+def identity_path(inputs: int, outputs: int) -> nn.Linear | None:
+    """A linear map that starts as the identity on the first min(inputs, outputs) axes; None without inputs."""
+    if inputs == 0:
+        return None
+    path = nn.Linear(inputs, outputs, bias=False)
+    with torch.no_grad():
+        path.weight.copy_(torch.eye(outputs, inputs))
+    return path
+
+
+class BlockLinear(nn.Module):
+    """G independent linear maps as one batched product: (..., G, in/G) -> (..., G, out/G) on flat axes.
+
+    Weights are stored blocks first (G, in/G, out/G), so that one `baddbmm` serves them all. The initial range uses the
+    fan-in of a block, not of the whole layer.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        if inputs % blocks or outputs % blocks:
+            raise ValueError(f"BlockLinear: {inputs} -> {outputs} does not divide into {blocks} blocks")
+        self.blocks = blocks
+        bound = 1 / sqrt(inputs // blocks)
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs // blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, G, in/G) -> (B, G, out/G)."""
+        if self.blocks == 1:
+            return F.linear(x, self.weight[0].t(), self.bias[0, 0])
+        return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
+
+
+def image_stages(height: int, width: int) -> list[tuple[int, int]]:
+    """Sizes of the feature maps: halved, rounding up, until both sides are at most 4. First entry: the image itself."""
+    sizes = [(height, width)]
+    while max(sizes[-1]) > 4:
+        h, w = sizes[-1]
+        sizes.append(((h + 1) // 2, (w + 1) // 2))
+    return sizes
+
+
+class ImageTrunk(nn.Module):
+    """Stride-2 convolutions down to at most 4x4: float image (N, C, H, W) in [-0.5, 0.5] -> (N, width)."""
+
+    def __init__(self, shape: tuple[int, int, int], depth: int) -> None:
+        super().__init__()
+        height, width, channels = shape
+        sizes = image_stages(height, width)
+        layers: list[nn.Module] = []
+        inputs = channels
+        for stage in range(len(sizes) - 1):
+            outputs = depth * 2 ** min(stage, 3)
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), ChannelNorm(outputs), nn.SiLU()]
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.width = inputs * sizes[-1][0] * sizes[-1][1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, width)."""
+        return self.layers(image.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+
+class ImageStem(nn.Module):
+    """The trunk backwards: (N, F) -> float image (N, C, H, W), by nearest upsampling and convolution."""
+
+    def __init__(self, features: int, shape: tuple[int, int, int], depth: int) -> None:
+        super().__init__()
+        height, width, channels = shape
+        self.sizes = image_stages(height, width)[::-1]
+        stages = len(self.sizes) - 1
+        self.top = depth * 2 ** min(max(stages - 1, 0), 3)
+        self.project = nn.Linear(features, self.top * self.sizes[0][0] * self.sizes[0][1])
+        convolutions: list[nn.Module] = []
+        inputs = self.top
+        for stage in reversed(range(stages)):
+            outputs = channels if stage == 0 else depth * 2 ** min(stage - 1, 3)
+            convolutions.append(nn.Conv2d(inputs, outputs if stage else 4 * depth, 3, 1, 1, bias=False))
+            inputs = outputs if stage else 4 * depth
+        self.convolutions = nn.ModuleList(convolutions)
+        self.norms = nn.ModuleList(ChannelNorm(c.out_channels) for c in convolutions)  # type: ignore[arg-type]
+        self.out = nn.Conv2d(inputs, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F) -> (N, C, H, W)."""
+        x = self.project(features).unflatten(-1, (self.top, *self.sizes[0]))  # (N, top, h, w)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for convolution, norm, size in zip(self.convolutions, self.norms, self.sizes[1:], strict=True):
+            x = F.interpolate(x, size=size, mode="nearest")
+            x = F.silu(norm(convolution(x)))
+        return self.out(x)
+
+
+class ChannelNorm(nn.Module):
+    """Root-mean-square norm over the channels of each pixel (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.scale

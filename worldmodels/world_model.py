@@ -1,0 +1,179 @@
+"""WorldModel: loss, infer, filter, imagine, decode. Made of conditional distributions and of nothing else."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from worldmodels.decoders import Decoder
+from worldmodels.encoders import Standardizer, VAEEncoder
+from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
+from worldmodels.options import ObjectiveOptions
+from worldmodels.priors import MarginalPrior
+from worldmodels.types import Batch, Encoding, LatentFamily, LossOutput, Policy, Rollout, State, TemporalPrior
+
+
+class WorldModel(nn.Module):
+    """A latent state-space model:
+
+        log p(o_0..o_T | a) >= E_q[ log p(z_0) + sum log p(z_{t+1} | s_t, a_t) + sum (log_volume_t + log p(o_t | s_t)) ]
+
+    Use `worldmodels.build.build_world_model` to make one from options.
+    """  # noqa: D400, D415
+
+    def __init__(
+        self,
+        *,
+        encoder: VAEEncoder,
+        family: LatentFamily,
+        temporal_prior: TemporalPrior,
+        marginal: MarginalPrior,
+        decoder: Decoder,
+        reward: TwoHotHead,
+        continuation: ContinuationHead,
+        standardizer: Standardizer,
+        objective: ObjectiveOptions,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.family, self.marginal = encoder, family, marginal
+        self.temporal_prior = temporal_prior
+        self.decoder, self.reward, self.continuation = decoder, reward, continuation
+        self.standardizer = standardizer
+        self.objective = objective
+
+    @property
+    def features_size(self) -> int:
+        """Width F of a state's features."""
+        return self.temporal_prior.context_size + self.family.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.marginal.table.device
+
+    def fit_standardizer(self, obs: Mapping[str, Tensor]) -> None:
+        """Set centre and spread of vector observations, once, from name -> (N, ...)."""
+        self.standardizer.fit({name: value.to(self.device) for name, value in obs.items()})
+
+    def loss(self, batch: Batch) -> LossOutput:
+        """Training loss and evidence lower bound of a batch of windows. Scalars in nats."""
+        encoding, contexts = self._encode(batch)
+        states = State(contexts, encoding.z)
+        features = states.features  # (B, T+1, F)
+        raw_prior = self._prior_of(contexts, batch)
+        log_likelihood, weighted = self.decoder.log_prob(features, batch.obs)  # (B, T+1)
+        kl, dynamics, representation = self._divergences(encoding, raw_prior)  # (B, T+1) each
+        reached = features[:, 1:]  # (B, T, F): reward and continuation belong to the state that was reached
+        starts = batch.starts & batch.obs_mask
+        follows = ~batch.starts & batch.obs_mask
+        terms = {
+            "observation": -masked_mean(weighted, batch.obs_mask),
+            "reward": -masked_mean(self.reward(reached).log_prob(batch.reward), batch.mask),
+            "continuation": -masked_mean(self.continuation(reached).log_prob((~batch.terminated).float()), batch.mask),
+            "dynamics": masked_mean(dynamics.clamp(min=self.objective.free_nats), follows),
+            "representation": masked_mean(representation.clamp(min=self.objective.free_nats), follows),
+            "marginal": masked_mean(dynamics, starts),
+        } | encoding.aux
+        weights = vars(self.objective)
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        bound = masked_mean(log_likelihood - kl, batch.obs_mask)
+        metrics = {"kl": masked_mean(kl, follows), "log_likelihood": masked_mean(log_likelihood, batch.obs_mask)}
+        detached = {name: value.detach() for name, value in (terms | metrics).items()}
+        return LossOutput(total, terms, bound.detach(), states.detach(), detached)
+
+    def infer(self, batch: Batch) -> State:
+        """Posterior states (B, T+1) of a batch of windows."""
+        encoding, contexts = self._encode(batch)
+        return State(contexts, encoding.z)
+
+    def filter(
+        self,
+        state: State | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        is_first: Tensor,
+        *,
+        sample: bool = True,
+    ) -> State:
+        """One step of acting: posterior state (B, ...) after `action` (B, A) in `state` led to `obs` (B, *shape).
+
+        Where `is_first` (B,), state and action are ignored; both may be None if it is True everywhere.
+        sample: draw the latent from the posterior instead of taking its mode.
+        """
+        context = self.temporal_prior.initial(is_first.shape[0])
+        if state is not None and action is not None:
+            advanced = self.temporal_prior.advance(state, action)
+            context = torch.where(is_first.unsqueeze(-1), context, advanced)
+        encoding = self.encoder.encode(self.encoder.tokens(obs), context, sample=sample)
+        return State(context, encoding.z)
+
+    def imagine(self, state: State, policy: Policy | Tensor, horizon: int) -> Rollout:
+        """Roll `horizon` steps from `state` (B, ...) without observations or decoder.
+
+        policy: features (B, F) -> action (B, A), or a fixed plan (B, H, A). Runs with or without gradients.
+        """
+        contexts, latents, priors, actions = [state.context], [state.z], [], []
+        for t in range(horizon):
+            action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
+            context = self.temporal_prior.advance(state, action)
+            raw = self.temporal_prior.prior(context)
+            state = State(context, self.family.sample(raw))
+            contexts.append(state.context)
+            latents.append(state.z)
+            priors.append(raw)
+            actions.append(action)
+        states = State(torch.stack(contexts, 1), torch.stack(latents, 1))  # (B, H+1, ...)
+        reached = states.features[:, 1:]
+        return Rollout(
+            states,
+            torch.stack(actions, 1),
+            self.reward(reached).mean,
+            self.continuation(reached).probs,
+            self.family.entropy(torch.stack(priors, 1)),
+        )
+
+    def dream_start(self, batch: int) -> State:
+        """States (B, ...) drawn from the marginal prior of an episode's first latent."""
+        raw = self.marginal.parameters_of(torch.ones(batch, dtype=torch.bool, device=self.device))
+        return State(self.temporal_prior.initial(batch), self.family.sample(raw))
+
+    def decode(self, states: State) -> dict[str, Distribution]:
+        """Observation likelihoods of states (...)."""
+        return self.decoder(states.features)
+
+    def _encode(self, batch: Batch) -> tuple[Encoding, Tensor]:
+        """Encodings and contexts (B, T+1, ...) of a window."""
+        tokens = self.encoder.tokens(batch.obs)  # (B, T+1, E)
+        starts = batch.starts
+        if not self.encoder.sees_context:
+            encoding = self.encoder.encode(tokens)
+            return encoding, self.temporal_prior.scan(encoding.z, batch.action, starts)
+        context = self.temporal_prior.initial(tokens.shape[0])
+        encodings, contexts = [], []
+        for t in range(tokens.shape[1]):
+            if t > 0:
+                advanced = self.temporal_prior.advance(State(context, encodings[-1].z), batch.action[:, t - 1])
+                context = advanced * (~starts[:, t]).unsqueeze(-1)
+            encodings.append(self.encoder.encode(tokens[:, t], context))
+            contexts.append(context)
+        encoding = Encoding(
+            torch.stack([e.z for e in encodings], 1),
+            torch.stack([e.log_volume for e in encodings], 1),
+            torch.stack([e.posterior for e in encodings], 1),
+        )
+        return encoding, torch.stack(contexts, 1)
+
+    def _prior_of(self, contexts: Tensor, batch: Batch) -> Tensor:
+        """Raw prior parameters (B, T+1, P): marginal where a state begins anew, temporal elsewhere."""
+        temporal = self.temporal_prior.prior(contexts)
+        return torch.where(batch.starts.unsqueeze(-1), self.marginal.parameters_of(batch.is_first), temporal)
+
+    def _divergences(self, encoding: Encoding, raw_prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """KL(q || p), KL(sg q || p), KL(q || sg p) in nats (B, T+1); one-sample estimates without a posterior."""
+        if encoding.posterior is None:
+            kl = -self.family.log_prob(raw_prior, encoding.z) - encoding.log_volume
+            return kl.detach(), kl, kl
+        dynamics = self.family.kl(encoding.posterior.detach(), raw_prior)
+        representation = self.family.kl(encoding.posterior, raw_prior.detach())
+        return dynamics.detach(), dynamics, representation
