@@ -13,7 +13,7 @@ from envs.vector import VectorEnv
 from worldmodels.errors import EnvironmentFault
 from worldmodels.seeding import forked
 from worldmodels.specs import ObsSpec
-from worldmodels.types import Batch, State
+from worldmodels.types import State, stack_states
 from worldmodels.world_model import WorldModel
 
 SAMPLES = 32
@@ -91,7 +91,7 @@ def record(
                 break
     return Recording(
         {name: np.stack([step[name][0] for step in seen]) for name in seen[0]},
-        np.asarray(actions, dtype=np.float32).reshape(len(actions), -1),
+        np.asarray(actions, dtype=np.float32).reshape(len(actions), agent.action_spec.size),
         np.asarray(rewards, dtype=np.float32),
         np.stack(frames) if draw else None,
     )
@@ -104,15 +104,15 @@ def dream(
 
     Args:
         world_model, obs_specs: of the agent that was recorded.
-        recording: at least 2 steps.
-        context: observations shown; cut so that at least one step is dreamt.
+        recording: at least 1 step.
+        context: observations shown, at least 1; cut so that at least one step is dreamt.
         seed: of the dreams.
     """
     total = len(recording)
-    context = max(2, min(context, total))
+    context = min(context, total)
     with forked(seed), torch.inference_mode():
         device = world_model.device
-        seen = world_model.infer(_window(recording, context - 1).to(device))  # (1, context)
+        seen = _filtered(world_model, recording, context)  # (1, context)
         start = State(seen.context[:, -1], seen.z[:, -1])
         start = State(start.context.repeat(SAMPLES, 1), start.z.repeat(SAMPLES, 1))  # (S, ...)
         plan = torch.from_numpy(recording.action[context - 1 :]).to(device)  # (H, A)
@@ -137,21 +137,17 @@ def dream(
     )
 
 
-def _window(recording: Recording, steps: int) -> Batch:
-    """Return the first `steps` transitions as one window (1, steps)."""
-    no = torch.zeros(1, steps, dtype=torch.bool)
-    is_first = torch.zeros(1, steps + 1, dtype=torch.bool)
-    is_first[:, 0] = True
-    return Batch(
-        obs={name: torch.from_numpy(value[None, : steps + 1]) for name, value in recording.obs.items()},
-        action=torch.from_numpy(recording.action[None, :steps]),
-        reward=torch.from_numpy(recording.reward[None, :steps]),
-        terminated=no,
-        truncated=no.clone(),
-        mask=torch.ones(1, steps, dtype=torch.bool),
-        is_first=is_first,
-        obs_mask=torch.ones(1, steps + 1, dtype=torch.bool),
-    )
+def _filtered(world_model: WorldModel, recording: Recording, count: int) -> State:
+    """Return the states (1, count) that the first `count` observations lead to, as the agent sees them when it acts."""
+    device = world_model.device
+    states, state, action = [], None, None
+    for t in range(count):
+        obs = {name: torch.from_numpy(value[t : t + 1]).to(device) for name, value in recording.obs.items()}
+        is_first = torch.full((1,), t == 0, device=device)
+        state = world_model.filter(state, action, obs, is_first, sample=False)
+        action = torch.from_numpy(recording.action[t : t + 1]).to(device)
+        states.append(state)
+    return stack_states(states)
 
 
 def _bands(

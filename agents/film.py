@@ -33,17 +33,17 @@ def dream_film(
     Args:
         agent: what acts and dreams.
         env_options: another environment than the agent's own.
-        context: observations shown, at least 2.
+        context: observations shown, at least 1; fewer where the episode ends before.
         horizon: steps dreamt; fewer where the episode ends before.
         seed: of the episode and of the dreams.
-    Raises: ConfigError: the episode is too short. EnvironmentFault: the environment failed.
+    Raises: ConfigError: the episode has no step. EnvironmentFault: the environment failed.
     """
     env = env_options if env_options is not None else agent.env_options
     images = any(spec.kind == "image" for spec in agent.obs_specs.values())
     draw = not images and can_render(env)
     recording = record(agent, env, steps=context + horizon - 1, seed=seed, draw=draw)
-    if len(recording) < 2:
-        raise ConfigError(f"{env.id}: the episode of seed {seed} has {len(recording)} steps, a dream needs at least 2")
+    if not len(recording):
+        raise ConfigError(f"{env.id}: the episode of seed {seed} has no step that could be dreamt")
     dreamt = dream(agent.world_model, agent.obs_specs, recording, context=context, seed=seed)
     return dream_frames(dreamt, agent.obs_specs, title=env.id, frame_stack=env.frame_stack)
 

@@ -64,6 +64,7 @@ def _finish(axis: Any, run: Path) -> None:  # noqa: ANN401 - matplotlib's axes
     axis.set_xlabel("environment steps")
     axis.set_ylabel("return")
     axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlim(left=0)
     axis.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
