@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -376,3 +377,40 @@ def test_an_id_with_a_module_is_used_once_it_is_named(agent, elsewhere, capsys, 
     assert main(["evaluate", str(agent), "--episodes", "2", "--env", "good_envs:Evil-v0"]) == 0
     assert main(["evaluate", str(agent), "--episodes", "2", "--import", "good_envs"]) == 0
     assert Path("canary").exists()
+
+
+# With the real trainer
+
+TINY = [
+    *("train", "env=cartpole", "steps=100", "train.warmup_steps=50", "train.warmup_updates=2"),
+    *("train.updates_per_step=0.05", "evaluation.every=50", "evaluation.episodes=2", "evaluation.num_envs=2"),
+    *("evaluation.final_episodes=3", "replay.batch=2", "replay.length=8", "agent.starts=4", "run=here"),
+]
+
+
+def test_from_an_empty_folder_to_a_film(capsys):
+    assert main(TINY) == 0
+    out, _ = text(capsys)
+    assert "mean return" in out and "learning_curve.png" in out
+    assert main(["train", "resume=true", "run=here", "steps=150"]) == 0
+    assert "resuming from step 1" in text(capsys)[1]
+    assert main(["evaluate", "here", "--episodes", "4", "--video", "episode.gif"]) == 0
+    stored = json.loads(Path("here/evaluation.json").read_text())
+    assert stored["episodes"] == 4 and stored["returns"] == [float(length) for length in stored["lengths"]]
+    assert main(["imagine", "here", "--out", "dream.gif", "--horizon", "5", "--context", "3"]) == 0
+    assert all(Path(name).stat().st_size > 1000 for name in ("dream.gif", "episode.gif", "here/learning_curve.png"))
+    assert main(["evaluate", "here", "--env", "Pendulum-v1"]) == 2
+
+
+def test_a_signal_in_training_leaves_a_run_that_can_be_resumed():  # FAULTS 3
+    command = [sys.executable, "-m", "agents.cli", *TINY, "steps=100000"]
+    command.remove("steps=100")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert next(line for line in iter(process.stderr.readline, "") if line.startswith("step "))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert re.fullmatch(r"wm: interrupted at [0-9,]+, resumes from [0-9,]+", err.splitlines()[-1])
+    assert "Traceback" not in err
+    assert main(["train", "resume=true", "run=here", "steps=60"]) == 0
