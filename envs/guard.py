@@ -127,6 +127,20 @@ class Guard(gymnasium.Wrapper):
         self._last = encoded
         return encoded, reward, terminated, truncated, info
 
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """Draw the environment: uint8 (height, width, 3). Raises: EnvironmentFault, also where it cannot be drawn."""
+        try:
+            frame = self.env.render()
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            raise self._raised("render", error) from error
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            remedy = f"Expected uint8 (height, width, 3); render_mode is {self.env.render_mode!r}."
+            raise EnvironmentFault(self._message("render", f"returned {what}", remedy))
+        return frame
+
     def _encode(self, method: str, obs: Element) -> dict[str, np.ndarray]:
         try:
             if self._single is not None:

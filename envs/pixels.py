@@ -39,7 +39,10 @@ class Pixels(gymnasium.ObservationWrapper):
 
     def observation(self, observation: Element) -> np.ndarray:
         """The image of this moment."""
-        frame = observation if self._own else _frame(self.env)
+        frame = observation if self._own else self.env.render()
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim not in (2, 3):
+            what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise EnvironmentFault(f"render() returned {what}, expected uint8 (height, width, 3).")
         return resize(frame, self._size, grayscale=self._gray)
 
 
@@ -64,14 +67,6 @@ def resize(frame: np.ndarray, size: int, *, grayscale: bool) -> np.ndarray:
         # In integers, so that no platform rounds differently.
         frame = ((frame.astype(np.uint32) @ np.array(LUMINANCE, dtype=np.uint32) + 32768) >> 16).astype(np.uint8)
     return frame[..., None] if frame.ndim == 2 else frame  # (size, size, C)
-
-
-def _frame(env: gymnasium.Env) -> np.ndarray:
-    frame = env.render()
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise EnvironmentFault(f"render() returned {what}, expected uint8 (height, width, 3).")
-    return frame
 
 
 def prepare_headless() -> None:

@@ -82,6 +82,8 @@ def prepare_rendering(spec: EnvSpec) -> None:
     """Make off-screen rendering possible on a machine without a display. Called only where something renders."""
     if spec.namespace == "dm_control":
         _give_dm_control_a_renderer()
+    elif str(spec.entry_point).startswith("gymnasium.envs.mujoco") and is_headless():
+        os.environ.setdefault("MUJOCO_GL", "egl")  # it would take GLFW, which needs a display
 
 
 def mend(env: gymnasium.Env, spec: EnvSpec) -> gymnasium.Env:

@@ -4,13 +4,15 @@ There is no automatic reset, so no transition can cross one. Copies run in this 
 process of its own (`envs.workers`); both give the same numbers for the same seeds.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from envs.guard import Guard
 from envs.make import make_env
 from envs.options import EnvOptions
 from worldmodels.errors import EnvironmentFault
@@ -167,8 +169,14 @@ class LocalCopies:
 
     def __init__(self, options: EnvOptions, num_envs: int, *, render: bool) -> None:
         """Build the environments."""
-        self._make: Callable[[], Any] = lambda: make_env(options, render=render)
-        self._envs = [self._make() for _ in range(num_envs)]
+        self._make = lambda: make_env(options, render=render)
+        self._envs: list[Guard] = []
+        try:
+            for _ in range(num_envs):
+                self._envs.append(self._make())
+        except BaseException:
+            self.kill()
+            raise
         self.obs_specs, self.action_spec = self._envs[0].obs_specs, self._envs[0].action_spec
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> list[dict[str, np.ndarray] | EnvironmentFault]:
@@ -197,14 +205,21 @@ class LocalCopies:
 
     def rebuild(self, index: int) -> None:
         """Replace a failed environment."""
+        with contextlib.suppress(Exception):  # it failed already: a second error of the same one says nothing new
+            self._envs[index].close()
         self._envs[index] = self._make()
 
     def kill(self) -> None:
-        """Nothing outlives this process."""
+        """Let go of everything; the error that led here is the one to show."""
+        for env in self._envs:
+            with contextlib.suppress(Exception):
+                env.close()
+        self._envs = []
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
+        envs, self._envs = self._envs, []
+        for env in envs:
             env.close()
 
 

@@ -7,11 +7,8 @@ context or threads would not survive it. They talk over pipes: no shared memory,
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from multiprocessing import connection, util
 from multiprocessing.connection import Connection
@@ -20,14 +17,13 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, registry
+from gymnasium.envs.registration import EnvSpec
 
 from envs import sources
-from envs.guard import Guard
-from envs.make import make_env
 from envs.options import EnvOptions
+from envs.serve import serve
 from envs.spaces import Element
-from envs.vector import Transition, transition
+from envs.vector import Transition
 from worldmodels.errors import EnvironmentFault
 
 START_S = 120.0
@@ -44,7 +40,7 @@ class WorkerCopies:
         self._spec = None if sources.finds_by_itself(options.id) else spec
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context = multiprocessing.get_context("forkserver")
-            self._context.set_forkserver_preload(["envs.workers"])
+            self._context.set_forkserver_preload(["envs.serve"])
         else:
             self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
@@ -153,7 +149,7 @@ class _Worker:
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, options, spec, render), name=f"environment {index}", daemon=True
+            target=serve, args=(theirs, options, spec, render), name=f"environment {index}", daemon=True
         )
         try:
             self.process.start()
@@ -216,48 +212,3 @@ class _Worker:
 def _kill_all(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.kill()
-
-
-def _serve(pipe: Connection, options: EnvOptions, spec: EnvSpec | None, render: bool) -> None:
-    """A worker's whole life: build the environment, then answer until told to close or until the parent goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    if spec is not None:
-        registry.setdefault(spec.id, spec)
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
-        try:
-            env = make_env(options, render=render)
-        except Exception as error:
-            pipe.send(("fault", (_text(error), traceback.format_exc())))
-            return
-        pipe.send(("ok", (env.obs_specs, env.action_spec)))
-        method = ""
-        while method != "close":
-            method, value = pipe.recv()
-            try:
-                answer = ("ok", _answer(env, method, value))
-            except Exception as error:
-                answer = ("fault", (_text(error), traceback.format_exc()))
-            pipe.send(answer)
-
-
-def _answer(env: Guard, method: str, value: Element) -> Element:
-    if method == "reset":
-        return env.reset(seed=value)[0]
-    if method == "step":
-        return transition(env.step(value))
-    if method == "render":
-        return env.render()
-    return env.close()
-
-
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, EnvironmentFault) else f"{type(error).__name__}: {error}"
-
-
-def _die_with_parent() -> None:
-    """A worker whose environment hangs cannot see its pipe close; this thread sees the parent go."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -49,11 +49,11 @@ def test_every_preset_is_built_and_an_episode_depends_on_its_seed_alone(name, ha
         assert same(first, play(other, seed=3, steps=steps))
 
 
-def run_python(code: str, **environment: str) -> str:
-    """Output of a fresh interpreter, with warnings as errors and nothing of this process's display settings."""
+def run_python(code: str, *, warnings: str = "error", **environment: str) -> str:
+    """Output of a fresh interpreter that has nothing of this process's display settings."""
     kept = {key: value for key, value in os.environ.items() if key not in ("SDL_VIDEODRIVER", "MUJOCO_GL", "DISPLAY")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env={**kept, **environment}, capture_output=True, timeout=120
+        [sys.executable, "-W", warnings, "-c", code], env={**kept, **environment}, capture_output=True, timeout=120
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -120,6 +120,33 @@ def test_pixels_options():
     for before, after in zip(rows, rows[1:], strict=False):
         assert (after[..., :2] == before[..., 1:]).all()
     assert (rows[-1][..., 2] != first[..., 2]).any()
+
+
+def test_minatars_sticky_action_does_not_survive_a_reset():
+    with make_env(preset("breakout")) as env:
+        for seed in range(5):
+            env.reset(seed=seed)
+            assert env.unwrapped.game.last_action == 0
+            for _ in range(3):  # sticky itself: one step in ten repeats what was there
+                env.step(np.array([0, 1, 0], dtype=np.float32))
+            assert env.unwrapped.game.last_action == 1
+
+
+def test_an_environment_that_was_not_opened_for_drawing_says_so():
+    with make_env(EnvOptions()) as env:
+        env.reset(seed=0)
+        with pytest.warns(UserWarning, match="render"), pytest.raises(EnvironmentFault, match="render_mode is None"):
+            env.render()
+
+
+def test_gymnasiums_mujoco_is_drawn_without_a_display(has_gl):
+    if not has_gl:
+        pytest.skip("no OpenGL here")
+    code = """
+from envs import EnvOptions, make_env
+print(make_env(EnvOptions(id="Hopper-v5", obs="pixels")).reset(seed=0)[0]["obs"].mean() > 0)
+"""
+    assert run_python(code, warnings="default").strip() == "True"
 
 
 def test_resizing_is_an_area_average():
