@@ -99,6 +99,7 @@ class SymlogNormal(Distribution):
     """
 
     arg_constraints: dict = {}  # noqa: RUF012 (torch's own attribute)
+    has_rsample = True
 
     def __init__(self, mean: Tensor, std: Tensor, center: Tensor, spread: Tensor) -> None:
         self.mean_u, self.std_u, self.center, self.spread = mean, std, center, spread

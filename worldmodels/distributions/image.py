@@ -8,7 +8,12 @@ from worldmodels.distributions.gaussian import LOG_2PI
 
 
 def image_to_float(image: Tensor) -> Tensor:
-    """uint8 (..., H, W, C) -> float (..., C, H, W) in [-0.5, 0.5]. The only place where images change their type."""
+    """uint8 (..., H, W, C) -> float (..., C, H, W) in [-0.5, 0.5]. The only place where images change their type.
+
+    Raises: TypeError: not uint8: an image that was scaled already would be scaled twice, in place.
+    """
+    if image.dtype != torch.uint8:
+        raise TypeError(f"image is {image.dtype}, expected torch.uint8: images stay uint8 up to the encoder")
     return image.movedim(-1, -3).float().div_(255).sub_(0.5)
 
 
