@@ -4,7 +4,7 @@ There is no automatic reset, so no transition can cross one. Copies run in this 
 process of its own (`envs.workers`); both give the same numbers for the same seeds.
 """
 
-import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -205,15 +205,13 @@ class LocalCopies:
 
     def rebuild(self, index: int) -> None:
         """Replace a failed environment."""
-        with contextlib.suppress(Exception):  # it failed already: a second error of the same one says nothing new
-            self._envs[index].close()
+        self._let_go(self._envs[index])
         self._envs[index] = self._make()
 
     def kill(self) -> None:
         """Let go of everything; the error that led here is the one to show."""
         for env in self._envs:
-            with contextlib.suppress(Exception):
-                env.close()
+            self._let_go(env)
         self._envs = []
 
     def close(self) -> None:
@@ -221,6 +219,13 @@ class LocalCopies:
         envs, self._envs = self._envs, []
         for env in envs:
             env.close()
+
+    def _let_go(self, env: Guard) -> None:
+        """Close an environment after an error, which is the one to raise: a second one is a warning."""
+        try:
+            env.close()
+        except Exception as error:
+            warnings.warn(f"{env.env_id}: close() raised {type(error).__name__}: {error}", stacklevel=2)
 
 
 def transition(result: tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]) -> Transition:

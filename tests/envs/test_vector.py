@@ -104,6 +104,18 @@ def test_a_worker_that_was_interrupted_does_not_answer_the_next_question():
         vector.step([0], still(vector.action_spec, 1))
 
 
+def test_a_second_error_while_closing_is_a_warning_and_the_first_is_raised(monkeypatch):
+    vector = VectorEnv(faulty("raises", at=1), 1)
+    vector.reset([0], [7])
+
+    def close():
+        raise RuntimeError("the door is stuck")
+
+    monkeypatch.setattr(vector._copies._envs[0], "close", close)
+    with pytest.warns(UserWarning, match="door is stuck"), pytest.raises(EnvironmentFault, match="broke at step 1"):
+        vector.step([0], still(vector.action_spec, 1))
+
+
 def test_zero_environments_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         VectorEnv(EnvOptions(), 0)
