@@ -1,5 +1,6 @@
 """The loop: collect, update, evaluate, and at barriers save. One run, from its first second to its film."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from torch import Tensor
 from agents.agent import ACTING, Agent
 from agents.collector import Collector
 from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
-from agents.learner import Learner
+from agents.learner import Learner, dump_batch
 from agents.log import TRAIN_RETURN, Logger
 from agents.options import TrainOptions
 from envs.vector import VectorEnv
 from worldmodels import seeding
 from worldmodels.checkpoint import load, module_state, optimizer_state, restore_module, restore_optimizer, save
-from worldmodels.errors import CheckpointError
+from worldmodels.errors import CheckpointError, NonFiniteError
 from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS
 from worldmodels.states import State
@@ -141,9 +142,18 @@ class Trainer:
 
     def update(self) -> Mapping[str, Tensor]:
         """One update from one batch; shorter windows while the replay is short."""
-        batch, length = self.options.replay.batch, self.options.replay.length
+        size, length = self.options.replay.batch, self.options.replay.length
         shortest = min(length, self.replay.longest - 1)
-        return self.learner.update(self.replay.sample(batch, shortest, self.replay_rng).to(self.options.device))
+        batch = self.replay.sample(size, shortest, self.replay_rng).to(self.options.device)
+        try:
+            metrics = self.learner.update(batch)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {dump_batch(self.run, batch)}") from error
+        if self.learner.fault is not None:
+            self.logger.log(self.step, {"train/skipped_updates": self.learner.skipped})
+            if self.logger.progress is not None:
+                self.logger.progress.say(f"step {self.step:,}: update skipped, not finite: {self.learner.fault}")
+        return metrics
 
     def evaluate(self) -> None:
         """Evaluate on episodes of their own and keep the agent if it is the best so far. Training does not notice."""
@@ -152,8 +162,9 @@ class Trainer:
         self.evaluations += 1
         self.evaluated = self.step
         self.agent.train_steps = self.step
+        began = time.monotonic()
         result = self._measure(self.agent, options.episodes, seed)
-        self.logger.log(self.step, result.metrics())
+        self.logger.log(self.step, {**result.metrics(), "evaluation/seconds": time.monotonic() - began})
         score = self.best["json"]["score"]
         if score is None or result.mean >= score:
             self.best = self.agent.acting_state(self.step, result.mean)
