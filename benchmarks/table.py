@@ -1,0 +1,91 @@
+"""Runs to Markdown tables: steps to solve, seconds, and whether a solved task stays solved."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from benchmarks.results import LAST, Run, Side, median_or_never, solved_at
+from benchmarks.tasks import TASKS, Task
+
+SIDES: tuple[Side, ...] = ("ours", "sb3")
+
+
+def solve_table(runs: Sequence[Run]) -> str:
+    """Return one row a task: bar, goal, and for both sides the median and every seed's steps and seconds to solve."""
+    head = ["task", "bar", "goal", "worldmodels: steps", "seconds", "Stable-Baselines3: steps", "seconds"]
+    rows = []
+    for task in TASKS.values():
+        own = [run for run in runs if run.task == task.name]
+        if own:
+            goal = "-" if task.goal is None else f"{task.goal:,}"
+            cells = [cell for side in SIDES for cell in _solve_cells(task, [run for run in own if run.side == side])]
+            rows.append([task.name, f"{task.bar:g}", goal, *cells])
+    return _markdown(head, rows)
+
+
+def detail_table(runs: Sequence[Run]) -> str:
+    """Return one row a task and side: the last evaluations of each seed, time spent on evaluations, peak memory."""
+    head = ["task", "agent", "seeds", f"mean of the last {LAST} evaluations", "trained", "evaluation", "peak memory"]
+    rows = []
+    for task in TASKS.values():
+        for side in SIDES:
+            own = _by_seed(run for run in runs if (run.task, run.side) == (task.name, side))
+            if not own:
+                continue
+            last = [run.last_mean() for run in own]
+            trained = [run.points[-1].trained_s if run.points else math.nan for run in own]
+            length = max((run.points[-1].step for run in own if run.points), default=0)
+            rows.append(
+                [
+                    task.name,
+                    own[0].agent,
+                    " ".join(str(run.seed) for run in own),
+                    f"**{statistics.median(last):,.1f}** ({'  '.join(f'{value:,.1f}' for value in last)})",
+                    f"{length:,} steps, {statistics.median(trained):,.0f} s",
+                    f"{statistics.median(run.evaluation_s for run in own):,.0f} s",
+                    f"{max(run.peak_bytes for run in own) / 1e6:,.0f} MB",
+                ]
+            )
+    return _markdown(head, rows)
+
+
+def run_line(run: Run) -> str:
+    """Return one finished run as a line of text."""
+    point = solved_at(run.points, TASKS[run.task].bar)
+    steps = run.points[-1].step if run.points else 0
+    solved = (
+        f"not solved in {steps:,} steps" if point is None else f"solved at {point.step:,} ({point.trained_s:,.1f} s)"
+    )
+    return (
+        f"{run.task}, {run.agent}, seed {run.seed}: {solved}; last {LAST} evaluations {run.last_mean():,.1f}; "
+        f"evaluation took {run.evaluation_s:,.1f} s; {run.peak_bytes / 1e6:,.0f} MB"
+    )
+
+
+def _solve_cells(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
+    if not runs:
+        return "-", "-"
+    own = _by_seed(runs)
+    points = [solved_at(run.points, task.bar) for run in own]
+    steps = [None if point is None else float(point.step) for point in points]
+    seconds = [None if point is None else point.trained_s for point in points]
+    name = "" if own[0].side == "ours" else f"{own[0].agent} "
+    return name + _with_median(steps), _with_median(seconds)
+
+
+def _with_median(values: Sequence[float | None]) -> str:
+    each = ", ".join(_number(math.inf if value is None else value) for value in values)
+    return f"**{_number(median_or_never(values))}** ({each})"
+
+
+def _number(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def _by_seed(runs: Iterable[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

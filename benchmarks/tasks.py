@@ -1,0 +1,69 @@
+"""The tasks of the sample-efficiency benchmark: what counts as solved, how long a run is, which seeds judge."""
+
+from dataclasses import dataclass
+
+FIVE_SEEDS = (100, 101, 102, 103, 104)
+"""Seeds of the runs that are reported. No setting was ever chosen by looking at a run with one of them."""
+THREE_SEEDS = FIVE_SEEDS[:3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One row of the table.
+
+    name: a preset of `configs/env`. bar: mean return that an evaluation has to reach. goal: simulator steps in which we
+    want to be there, None where none is set. every: simulator steps between evaluations. steps: length of our runs.
+    seeds: of the runs. baseline: the algorithm of Stable-Baselines3 to compare with, a key of
+    `benchmarks.baselines.SETTINGS`, or None. baseline_steps: simulator steps after which a baseline gives up; its
+    schedules are laid out for these.
+    """
+
+    name: str
+    bar: float
+    goal: int | None = None
+    every: int = 1_000
+    steps: int
+    seeds: tuple[int, ...] = THREE_SEEDS
+    baseline: str | None = None
+    baseline_steps: int = 0
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="cartpole",
+            bar=475.0,  # gymnasium's own reward threshold
+            every=250,
+            steps=10_000,
+            seeds=FIVE_SEEDS,
+            baseline="ppo-cartpole",
+            baseline_steps=100_000,
+        ),
+        Task(
+            name="pendulum",
+            bar=-200.0,
+            every=250,
+            steps=10_000,
+            seeds=FIVE_SEEDS,
+            baseline="sac-pendulum",
+            baseline_steps=20_000,
+        ),
+        Task(
+            name="cartpole-no-velocity",
+            bar=475.0,
+            steps=20_000,
+            baseline="recurrent-ppo-cartpole-no-velocity",
+            baseline_steps=100_000,
+        ),
+        Task(
+            name="dmc-cartpole-swingup",
+            bar=800.0,
+            steps=50_000,
+            baseline="sac-defaults",
+            baseline_steps=100_000,
+        ),
+        Task(name="cartpole-pixels", bar=450.0, steps=30_000),
+    )
+}
+"""Name -> task, in the order of the table."""
