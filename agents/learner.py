@@ -1,8 +1,13 @@
 """One update of world model and policy. `apply_gradients` is the only place that steps an optimiser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -13,27 +18,47 @@ from worldmodels.types import Batch, State
 from worldmodels.world_model import WorldModel
 
 
-def apply_gradients(loss: Tensor, optimizer: Optimizer, *, clip: float) -> tuple[Tensor, bool]:
-    """Step `optimizer` down the gradient of `loss`, clipped to norm `clip`, if both are finite.
+class Descent(NamedTuple):
+    """One optimiser's part of an update: step down the gradient of `loss`, clipped to norm `clip`.
 
-    Returns: the gradient's norm before clipping, and whether the step was taken. Nothing changes if it was not.
+    module: whose parameters the optimiser holds; they are named in messages.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    present = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-    norm = torch.nn.utils.get_total_norm([g for _, g in present], foreach=True)
-    if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-        return norm.detach(), False
-    scale = clip / torch.clamp(norm, min=clip)
-    for parameter, gradient in present:
-        parameter.grad = gradient * scale
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.detach(), True
+
+    loss: Tensor
+    optimizer: Optimizer
+    clip: float
+    module: nn.Module
+
+
+def apply_gradients(*descents: Descent) -> tuple[list[Tensor], str | None]:
+    """Step every optimiser down its gradient if all losses and gradients are finite; else change nothing at all.
+
+    Returns: each gradient's norm before clipping, and None or what was not finite: `gradient of net.0.weight: 2 of 64`.
+    """
+    gradients: list[list[tuple[nn.Parameter, Tensor]]] = []
+    norms: list[Tensor] = []
+    for loss, optimizer, _, _ in descents:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients.append([(p, g) for p, g in zip(parameters, found, strict=True) if g is not None])
+        norms.append(torch.nn.utils.get_total_norm([g for _, g in gradients[-1]], foreach=True).detach())
+    checked = torch.stack([*norms, *(descent.loss.detach() for descent in descents)])
+    if not bool(torch.isfinite(checked).all()):
+        return norms, _name_fault(descents, gradients)
+    for (_, optimizer, clip, _), pairs, norm in zip(descents, gradients, norms, strict=True):
+        scale = clip / torch.clamp(norm, min=clip)
+        for parameter, gradient in pairs:
+            parameter.grad = gradient * scale
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norms, None
 
 
 class Learner:
-    """World model, policy and their optimisers."""
+    """World model, policy and their optimisers.
+
+    updates, skipped, skipped_in_a_row: counts. fault: what was not finite in the last update, None if nothing.
+    """
 
     def __init__(self, world_model: WorldModel, policy: ActorCritic, options: TrainOptions) -> None:
         self.world_model, self.policy, self.options = world_model, policy, options
@@ -43,12 +68,15 @@ class Learner:
         self.updates = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.fault: str | None = None
 
     def update_model(self, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of the world model. Returns the posterior states (B, T+1), detached, and scalars to log."""
         output = self.world_model.loss(batch)
-        norm, stepped = apply_gradients(output.total, self.model_optimizer, clip=self.options.train.clip)
-        self._count(stepped, lambda: name_non_finite(self.world_model, batch.obs | {"reward": batch.reward}))
+        descent = Descent(output.total, self.model_optimizer, self.options.train.clip, self.world_model)
+        (norm,), fault = apply_gradients(descent)
+        data = batch.obs | {"action": batch.action, "reward": batch.reward}
+        self.fault = fault and (name_non_finite(data, self.world_model, output.terms) or fault)
         metrics = {f"model/{name}": value for name, value in output.metrics.items()}
         return output.states, metrics | {"model/bound": output.bound, "model/gradient_norm": norm}
 
@@ -56,30 +84,43 @@ class Learner:
         """One step of actor and critic, from states of `batch` where the episode goes on."""
         agent = self.options.agent
         start = choose_starts(states, batch, agent.starts)
+        range_before = self.policy.return_range.clone()
         losses = self.policy.losses(self.world_model.imagine, start)
-        actor_norm, actor_stepped = apply_gradients(losses.actor, self.actor_optimizer, clip=agent.clip)
-        critic_norm, critic_stepped = apply_gradients(losses.critic, self.critic_optimizer, clip=agent.clip)
-        self._count(actor_stepped and critic_stepped, lambda: name_non_finite(self.policy, {}))
-        self.policy.follow()
+        (actor_norm, critic_norm), fault = apply_gradients(
+            Descent(losses.actor, self.actor_optimizer, agent.clip, self.policy.actor),
+            Descent(losses.critic, self.critic_optimizer, agent.clip, self.policy.critic),
+        )
+        if fault is None:
+            self.policy.follow()
+        else:
+            self.policy.return_range.copy_(range_before)
+        terms = {"actor": losses.actor, "critic": losses.critic}
+        self.fault = fault and (name_non_finite({"states": start.features}, self.policy, terms) or fault)
         metrics = losses.metrics | {"actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
         return {f"policy/{name}": value for name, value in metrics.items()}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """World model, then policy, on one batch."""
+        """World model, then policy, on one batch. Where something is not finite the step is skipped and counted.
+
+        `fault` then says what it was; the policy does not learn from states of a model that could not.
+        Raises: NonFiniteError: `train.max_skipped_updates` in a row were skipped.
+        """
         states, metrics = self.update_model(batch)
-        metrics |= self.update_policy(states, batch)
+        if self.fault is None:
+            metrics |= self.update_policy(states, batch)
         self.updates += 1
+        self._count()
         return metrics
 
-    def _count(self, stepped: bool, name: Callable[[], str]) -> None:
-        if stepped:
+    def _count(self) -> None:
+        if self.fault is None:
             self.skipped_in_a_row = 0
             return
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.options.train.max_skipped_updates:
             raise NonFiniteError(
-                f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite ({name()}); "
+                f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite ({self.fault}); "
                 "stopped with the last good parameters. Lower train.model_rate or look at the data."
             )
 
@@ -88,16 +129,43 @@ def choose_starts(states: State, batch: Batch, count: int) -> State:
     """`count` states (count, ...) drawn from those of a window (B, T+1) that are real and not terminal."""
     usable = batch.obs_mask.clone()
     usable[:, 1:] &= ~batch.terminated
+    usable[:, 0] &= batch.mask[:, 0]  # the last row of an episode before the window: it may have been terminal
     index = usable.flatten().nonzero().squeeze(-1)
     chosen = index[torch.randint(len(index), (count,), device=index.device)]
     return states.flatten().index(chosen)
 
 
-def name_non_finite(module: nn.Module, data: Mapping[str, Tensor]) -> str:
-    """The first tensor that holds NaN or infinity: `contribution: 3 of 512`."""
-    tensors = list(data.items()) + list(module.named_parameters())
+def name_non_finite(data: Mapping[str, Tensor], module: nn.Module, terms: Mapping[str, Tensor]) -> str | None:
+    """The first of data, parameters and loss terms that holds NaN or infinity: `contribution: 3 of 512`; or None."""
+    losses = {f"loss term {name}": value for name, value in terms.items()}
+    return _first_bad([*data.items(), *module.named_parameters(), *losses.items()])
+
+
+def dump_batch(folder: Path, batch: Batch) -> str:
+    """Write a batch to look at, `skipped_batch.safetensors`, and say where it is; full disks are said, not raised."""
+    file = folder / "skipped_batch.safetensors"
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    tensors |= {f"obs.{name}": value for name, value in tensors.pop("obs").items()}
+    try:
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, file)
+    except (OSError, SafetensorError) as error:
+        return f"The batch could not be written to {file}: {error}"
+    return f"The batch is in {file}."
+
+
+def _name_fault(descents: Sequence[Descent], gradients: Sequence[Sequence[tuple[nn.Parameter, Tensor]]]) -> str:
+    for (loss, _, _, module), pairs in zip(descents, gradients, strict=True):
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        tensors = [(f"gradient of {names[id(p)]}", gradient) for p, gradient in pairs]
+        bad = _first_bad([("loss", loss), *tensors])
+        if bad is not None:
+            return bad
+    return "the gradient's norm overflowed"
+
+
+def _first_bad(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     for name, value in tensors:
         bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
         if bad:
             return f"{name}: {bad} of {value.numel()}"
-    return "data and parameters are finite; the loss overflowed"
+    return None

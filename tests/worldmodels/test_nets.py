@@ -1,0 +1,79 @@
+"""The plain layers: shapes of every image size, block products against a loop, initial ranges."""
+
+from math import sqrt
+
+import pytest
+import torch
+
+from worldmodels.nets import BlockLinear, ChannelNorm, ImageStem, ImageTrunk, identity_path, image_stages, mlp
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_block_linear_is_a_loop_over_blocks(blocks):
+    layer = BlockLinear(8, 12, blocks)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(5, blocks, 8 // blocks)
+    expected = torch.stack([x[:, g] @ layer.weight[g] + layer.bias[g, 0] for g in range(blocks)], 1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_trap_wrong_fan_in_in_block_linear_initialisation():
+    layer = BlockLinear(4096, 4096, 16)
+    bound = 1 / sqrt(4096 // 16)
+    assert layer.weight.abs().max() <= bound
+    assert layer.weight.std().item() == pytest.approx(bound / sqrt(3), rel=0.02)
+    output = layer(torch.randn(64, 16, 256))
+    assert output.std().item() == pytest.approx(1 / sqrt(3), rel=0.1)  # 4 times less with the whole layer's fan-in
+
+
+def test_block_linear_refuses_what_does_not_divide():
+    with pytest.raises(ValueError, match="7 -> 8 does not divide into 2 blocks"):
+        BlockLinear(7, 8, 2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 3), (10, 10), (17, 23), (64, 64), (96, 31)])
+def test_image_stages_end_at_most_four_and_trunk_and_stem_fit(size):
+    sizes = image_stages(*size)
+    assert sizes[0] == size and max(sizes[-1]) <= 4
+    assert all(after == ((b[0] + 1) // 2, (b[1] + 1) // 2) for b, after in zip(sizes, sizes[1:], strict=False))
+    trunk, stem = ImageTrunk((*size, 3), 2), ImageStem(5, (*size, 3), 2)
+    assert trunk(torch.randn(2, 3, *size)).shape == (2, trunk.width)
+    assert stem(torch.randn(2, 5)).shape == (2, 3, *size)
+
+
+def test_every_pixel_reaches_the_features_of_an_image():
+    trunk = ImageTrunk((17, 23, 1), 2)
+    image = torch.randn(1, 1, 17, 23, requires_grad=True)
+    (gradient,) = torch.autograd.grad(trunk(image).square().sum(), image)
+    assert (gradient != 0).all()
+
+
+def test_perceptron_scale_is_that_of_its_last_layer():
+    silent = mlp(3, 8, 2, 4, norm=True, scale=0.0)
+    assert silent(torch.randn(5, 3)).abs().max() == 0
+    torch.manual_seed(1)
+    full = mlp(3, 8, 1, 4, norm=False)
+    torch.manual_seed(1)
+    tenth = mlp(3, 8, 1, 4, norm=False, scale=0.1)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(tenth(x), 0.1 * full(x))
+    assert mlp(3, 8, 0, 4, norm=True)(x).shape == (5, 4) and mlp(3, 8, 1, norm=True)(x).shape == (5, 8)
+
+
+def test_identity_path_starts_as_the_identity_on_the_shared_axes():
+    path = identity_path(2, 4)
+    assert path is not None
+    assert path(torch.tensor([[3.0, -1.0]])).tolist() == [[3.0, -1.0, 0.0, 0.0]]
+    narrow = identity_path(3, 2)
+    assert narrow is not None and narrow(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1.0, 2.0]
+    assert identity_path(0, 4) is None
+
+
+def test_channel_norm_gives_every_pixel_unit_mean_square():
+    out = ChannelNorm(6)(torch.randn(2, 6, 3, 3) * 50)
+    torch.testing.assert_close(out.square().mean(1), torch.ones(2, 3, 3), rtol=1e-4, atol=1e-4)
