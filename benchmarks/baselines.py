@@ -1,9 +1,4 @@
-"""Stable-Baselines3 on the same tasks: published settings, the same environments, the same evaluation episodes.
-
-Settings are those of RL Baselines3 Zoo (Raffin 2020, https://github.com/DLR-RM/rl-baselines3-zoo), `hyperparams/` in
-ppo.yml (CartPole-v1), sac.yml (Pendulum-v1) and ppo_lstm.yml (CartPoleNoVel-v1, as tuned for its release 2). The zoo has
-none for DeepMind Control: there SAC takes the library's defaults. What is not named here is the library's default.
-"""
+"""Stable-Baselines3 on the same tasks: published settings, the same environments, the same evaluation episodes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -118,7 +113,8 @@ class BaselineActor:
     def __init__(
         self, model: BaseAlgorithm, envs: VectorEnv, action_space: Any, normalize: VecNormalize | None
     ) -> None:
-        self.obs_specs, self.action_spec = envs.obs_specs, envs.action_spec
+        self.obs_specs: Mapping[str, Any] = envs.obs_specs
+        self.action_spec: Any = envs.action_spec
         self._model, self._normalize, self._codec = model, normalize, ActionCodec(action_space)
 
     def initial_carry(self, batch: int) -> None:  # noqa: ARG002 - the size shows itself with the first observation

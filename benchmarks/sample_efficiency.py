@@ -1,6 +1,6 @@
-"""In how many steps is a task solved? Ours and Stable-Baselines3 in one table: `python -m benchmarks.sample_efficiency`.
+"""In how many steps is a task solved? Ours and Stable-Baselines3 in one table.
 
-Every seed runs in a process of its own on one thread. With --json each result is kept as soon as it is there, and the
+`python -m benchmarks.sample_efficiency`. Every seed runs in a process of its own on one thread. With --json each result is kept as soon as it is there, and the
 same command goes on where it was stopped. docs/results.md says what the numbers mean.
 """
 
