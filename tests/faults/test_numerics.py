@@ -1,4 +1,4 @@
-"""NaN and infinity in data, losses and gradients: nothing changes, it is counted and named, and the run stops in time."""
+"""NaN and infinity in data, losses and gradients: nothing changes, all is counted and named, the run stops in time."""
 
 import hashlib
 import json
