@@ -1,9 +1,9 @@
 """The settings of the baselines, as plain data that is recorded with every run.
 
 They are those of RL Baselines3 Zoo (Raffin 2020, https://github.com/DLR-RM/rl-baselines3-zoo), `hyperparams/ppo.yml`
-(CartPole-v1, at commit 208b6fd), `sac.yml` (Pendulum-v1) and `ppo_lstm.yml` (CartPoleNoVel-v1, marked as tuned, both at
-commit c94924e). The zoo has none for DeepMind Control: there SAC takes the library's defaults. What is not named here is
-the library's default.
+(CartPole-v1, at commit 208b6fd), `sac.yml` (Pendulum-v1) and `ppo_lstm.yml` (CartPoleNoVel-v1, marked as tuned, both
+at commit c94924e). The zoo has none for DeepMind Control: there SAC takes the library's defaults. What is not named
+here is the library's default.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """In how many steps is a task solved? Ours and Stable-Baselines3 in one table.
 
-`python -m benchmarks.sample_efficiency`. Every seed runs in a process of its own on one thread. With --json each result is kept as soon as it is there, and the
-same command goes on where it was stopped. docs/results.md says what the numbers mean.
+`python -m benchmarks.sample_efficiency` runs every seed in a process of its own, on one thread. With --json each result
+is kept as soon as it is there, and the same command goes on where it was stopped. docs/results.md says what the numbers
+mean.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.results import Run, load, merge, save
+from benchmarks.results import Run, Side, load, merge, save
 from benchmarks.single_run import EPISODES, Spec
 from benchmarks.table import SIDES, detail_table, run_line, solve_table
 from benchmarks.tasks import TASKS
@@ -63,17 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def wanted(args: argparse.Namespace) -> list[Spec]:
     """Return the runs that the arguments ask for: seed by seed, so that an early stop leaves every task something."""
-    sides = [side for side in SIDES if not (args.ours_only and side == "sb3" or args.baselines_only and side == "ours")]
-    specs = []
+    sides: list[Side] = list(SIDES)
+    if args.ours_only or args.baselines_only:
+        sides = ["ours"] if args.ours_only else ["sb3"]
     tasks = [TASKS[name] for name in args.tasks or TASKS]
+    specs = []
     for position in range(max(len(args.seeds or task.seeds) for task in tasks)):
         for task in tasks:
-            seeds = args.seeds or task.seeds
-            for side in sides if position < len(seeds) else ():
-                if side == "ours" or task.baseline:
-                    specs.append(
-                        Spec(task=task.name, side=side, seed=seeds[position], steps=args.steps, episodes=args.episodes)
-                    )
+            for seed in (args.seeds or task.seeds)[position : position + 1]:
+                specs += [
+                    Spec(task=task.name, side=side, seed=seed, steps=args.steps, episodes=args.episodes)
+                    for side in sides
+                    if side == "ours" or task.baseline
+                ]
     return specs
 
 

@@ -4,14 +4,17 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.results import LAST, Run, Side, median_or_never, solved_at
+from benchmarks.results import LAST, Point, Run, Side, median_or_never, solved_at
 from benchmarks.tasks import TASKS, Task
 
 SIDES: tuple[Side, ...] = ("ours", "sb3")
 
 
 def solve_table(runs: Sequence[Run]) -> str:
-    """Return one row a task: bar, goal, and for both sides the median and every seed's steps and seconds to solve."""
+    """Return one row a task: bar, goal, and for both sides the median and every seed's steps and seconds to solve.
+
+    `> n`: the run ended after n without having solved the task; such a run counts as slower than any that did.
+    """
     head = ["task", "bar", "goal", "worldmodels: steps", "seconds", "Stable-Baselines3: steps", "seconds"]
     rows = []
     for task in TASKS.values():
@@ -40,7 +43,7 @@ def detail_table(runs: Sequence[Run]) -> str:
                     task.name,
                     own[0].agent,
                     " ".join(str(run.seed) for run in own),
-                    f"**{statistics.median(last):,.1f}** ({'  '.join(f'{value:,.1f}' for value in last)})",
+                    f"**{statistics.median(last):,.1f}** ({'; '.join(f'{value:,.1f}' for value in last)})",
                     f"{length:,} steps, {statistics.median(trained):,.0f} s",
                     f"{statistics.median(run.evaluation_s for run in own):,.0f} s",
                     f"{max(run.peak_bytes for run in own) / 1e6:,.0f} MB",
@@ -66,20 +69,23 @@ def _solve_cells(task: Task, runs: Sequence[Run]) -> tuple[str, str]:
     if not runs:
         return "-", "-"
     own = _by_seed(runs)
-    points = [solved_at(run.points, task.bar) for run in own]
-    steps = [None if point is None else float(point.step) for point in points]
-    seconds = [None if point is None else point.trained_s for point in points]
+    solved = [solved_at(run.points, task.bar) for run in own]
+    ends = [run.points[-1] if run.points else Point(0, 0.0, math.nan, 0.0) for run in own]
     name = "" if own[0].side == "ours" else f"{own[0].agent} "
-    return name + _with_median(steps), _with_median(seconds)
+    steps = _with_median([point and point.step for point in solved], [end.step for end in ends])
+    seconds = _with_median([point and point.trained_s for point in solved], [end.trained_s for end in ends])
+    return name + steps, seconds
 
 
-def _with_median(values: Sequence[float | None]) -> str:
-    each = ", ".join(_number(math.inf if value is None else value) for value in values)
-    return f"**{_number(median_or_never(values))}** ({each})"
-
-
-def _number(value: float) -> str:
-    return "never" if math.isinf(value) else f"{value:,.0f}"
+def _with_median(values: Sequence[float | None], ends: Sequence[float]) -> str:
+    """Median and all values as text; `> end` where a run ended without one."""
+    each = [f"> {end:,.0f}" if value is None else f"{value:,.0f}" for value, end in zip(values, ends, strict=True)]
+    median = median_or_never(values)
+    if math.isinf(median):
+        median_text = f"> {min(end for value, end in zip(values, ends, strict=True) if value is None):,.0f}"
+    else:
+        median_text = f"{median:,.0f}"
+    return f"**{median_text}** ({'; '.join(each)})"
 
 
 def _by_seed(runs: Iterable[Run]) -> list[Run]:
