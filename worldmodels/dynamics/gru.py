@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 REMEMBER = 1.0
 """Offset of the update gate: the cell remembers at the start of training."""
@@ -62,6 +63,7 @@ class GruScan(torch.autograd.Function):
         return hidden[1:]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         """Backpropagation through time, by hand."""
         (gradient,) = gradients

@@ -1,0 +1,164 @@
+"""The recurrent temporal prior: the hand-written gradient, the window against the plain loop, resets."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from tests.contracts.tools import ACTIONS, random_actions, small_model, small_options
+from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell, recurrent_product
+from worldmodels.types import State
+
+BLOCKS = [1, 2]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def scan_inputs(blocks, *, steps=5, batch=3, size=2, dtype=torch.float64):
+    inputs = torch.randn(steps, batch, blocks, 3 * size, dtype=dtype, requires_grad=True)
+    weight = torch.randn(blocks, size, 3 * size, dtype=dtype, requires_grad=True)
+    keep = torch.ones(steps, batch, 1, 1, dtype=dtype)
+    keep[1, 0] = keep[3, 1] = keep[4, 1] = keep[0, 2] = 0
+    return inputs, weight, keep
+
+
+def plain_scan(inputs, weight, keep):
+    """The same cell written out, one block and one row at a time."""
+    steps, batch, blocks, width = inputs.shape
+    size = width // 3
+    rows = []
+    for b in range(batch):
+        row = []
+        h = [torch.zeros(size, dtype=inputs.dtype) for _ in range(blocks)]
+        for t in range(steps):
+            for g in range(blocks):
+                gates = inputs[t, b, g] + h[g] @ weight[g]
+                reset, candidate, update = gates[:size], gates[size : 2 * size], gates[2 * size :]
+                new = torch.tanh(torch.sigmoid(reset) * candidate)
+                open_ = torch.sigmoid(update - 1)
+                h[g] = (open_ * new + (1 - open_) * h[g]) * keep[t, b, 0, 0]
+            row.append(torch.stack(h))
+        rows.append(torch.stack(row))
+    return torch.stack(rows, 1)  # (T, B, G, D/G)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_scan_equals_the_plain_loop(blocks):
+    inputs, weight, keep = scan_inputs(blocks)
+    torch.testing.assert_close(GruScan.apply(inputs, weight, keep), plain_scan(inputs, weight, keep))
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_scan_gradient_equals_autograds_through_the_plain_loop(blocks):
+    inputs, weight, keep = scan_inputs(blocks)
+    direction = torch.randn(5, 3, blocks, 2, dtype=torch.float64)
+    own = torch.autograd.grad((GruScan.apply(inputs, weight, keep) * direction).sum(), (inputs, weight))
+    expected = torch.autograd.grad((plain_scan(inputs, weight, keep) * direction).sum(), (inputs, weight))
+    torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_scan_passes_gradcheck_with_resets(blocks):
+    inputs, weight, keep = scan_inputs(blocks)
+    assert torch.autograd.gradcheck(lambda x, w: GruScan.apply(x, w, keep), (inputs, weight))
+
+
+def test_scan_refuses_a_second_derivative_rather_than_giving_a_wrong_one():
+    inputs, weight, keep = scan_inputs(1)
+    out = GruScan.apply(inputs, weight, keep)
+    (first,) = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_no_gradient_crosses_a_reset():
+    inputs, weight, keep = scan_inputs(1)
+    out = GruScan.apply(inputs, weight, keep)
+    (gradient,) = torch.autograd.grad(out[2:, 0].sum(), inputs)  # row 0 begins anew after step 1
+    assert gradient[:2, 0].abs().max() == 0 and gradient[2:, 0].abs().min() > 0
+    assert gradient[:, 1:].abs().max() == 0
+
+
+def test_cell_remembers_at_the_start_and_the_product_is_block_diagonal():
+    h = torch.randn(3, 4)
+    assert torch.equal(gru_cell(torch.cat([h, h, torch.full((3, 4), -1e4)], -1), h), h)
+    half = gru_cell(torch.cat([torch.full((3, 4), 1e4), torch.zeros(3, 4), torch.full((3, 4), REMEMBER)], -1), h)
+    torch.testing.assert_close(half, h / 2)
+    weight = torch.randn(2, 2, 6)
+    blocks = h.unflatten(-1, (2, 2))
+    dense = torch.block_diag(weight[0], weight[1])
+    torch.testing.assert_close(recurrent_product(blocks, weight).flatten(1), h @ dense)
+
+
+PARTS = list(product(("gaussian", "categorical"), BLOCKS, (0, 1)))  # posterior, blocks, layers before the gates
+
+
+def prior_of(part):
+    posterior, blocks, core_layers = part
+    model = small_model(small_options(posterior, blocks=blocks, core_layers=core_layers))
+    return model.temporal_prior
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_window_equals_step_by_step(part):
+    prior = prior_of(part)
+    z, action = torch.randn(3, 6, prior.latent), random_actions(ACTIONS["discrete"], 3, 5)
+    starts = torch.zeros(3, 6, dtype=torch.bool)
+    starts[:, 0] = starts[1, 3] = starts[2, 5] = True
+    scanned = prior.scan(z, action, starts)
+    assert scanned.shape == (3, 6, prior.context_size)
+    for row in range(3):
+        context = prior.initial(1)
+        for t in range(6):
+            if t > 0:
+                context = prior.advance(State(context, z[row : row + 1, t - 1]), action[row : row + 1, t - 1])
+            if starts[row, t]:
+                context = prior.initial(1)
+            torch.testing.assert_close(scanned[row, t], context[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_trap_episode_boundary_zeroes_context_latent_and_action(part):
+    prior = prior_of(part)
+    z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
+    starts = torch.zeros(2, 5, dtype=torch.bool)
+    starts[:, 0] = starts[0, 2] = True
+    scanned = prior.scan(z, action, starts)
+    assert scanned[0, 2].abs().max() == 0  # h, last latent and last action alike
+    assert (scanned[1, 2] != 0).any() and (scanned[0, 1] != 0).any() and (scanned[0, 3] != 0).any()
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_context_carries_last_latent_and_last_action_at_the_right_step(part):
+    prior = prior_of(part)
+    z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
+    starts = torch.zeros(2, 5, dtype=torch.bool)
+    starts[:, 0] = True
+    scanned = prior.scan(z, action, starts)
+    assert torch.equal(scanned[:, 1:, prior.deter : prior.deter + prior.latent], z[:, :-1])
+    assert torch.equal(scanned[:, 1:, prior.deter + prior.latent :], action)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_context_does_not_depend_on_later_steps(part):
+    prior = prior_of(part)
+    z, action = torch.randn(1, 6, prior.latent), random_actions(ACTIONS["discrete"], 1, 5)
+    starts = torch.zeros(1, 6, dtype=torch.bool)
+    before = prior.scan(z, action, starts)
+    z[:, 3:], action[:, 3:] = torch.randn(1, 3, prior.latent), 0
+    after = prior.scan(z, action, starts)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4], after[:, 4])
+
+
+def test_ordered_prior_predicts_a_change_of_the_last_latent():
+    prior = prior_of(("gaussian", 1, 0))
+    context = torch.randn(2, prior.context_size)
+    with torch.no_grad():
+        for parameter in prior.head.parameters():
+            parameter.zero_()
+    mean, _ = prior.prior(context).chunk(2, -1)
+    torch.testing.assert_close(mean, context[:, prior.deter : prior.deter + prior.latent])
+    assert prior(context).mean.shape == (2, prior.latent)
