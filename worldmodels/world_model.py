@@ -157,10 +157,11 @@ class WorldModel(nn.Module):
                 context = advanced * (~starts[:, t]).unsqueeze(-1)
             encodings.append(self.encoder.encode(tokens[:, t], context))
             contexts.append(context)
+        posteriors = [e.posterior for e in encodings if e.posterior is not None]
         encoding = Encoding(
             torch.stack([e.z for e in encodings], 1),
             torch.stack([e.log_volume for e in encodings], 1),
-            torch.stack([e.posterior for e in encodings], 1),
+            torch.stack(posteriors, 1) if posteriors else None,
         )
         return encoding, torch.stack(contexts, 1)
 
