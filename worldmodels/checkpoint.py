@@ -32,6 +32,7 @@ from worldmodels.run_folder import (
     remove_checkpoint,
     set_aside,
 )
+from worldmodels.segments import check_segment
 from worldmodels.states import (
     State,
     Stateful,
@@ -230,6 +231,7 @@ def _segment_sums(run_dir: Path, segments: Sequence[str]) -> Sums:
         name = identity + ".safetensors"
         reused = identity in known and size_of(run_dir / SEGMENTS, name) == known[identity][0]
         sums[identity] = known[identity] if reused else measure(run_dir / SEGMENTS, name)
+        check_segment(identity, sums[identity][1])
     return sums
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from worldmodels.errors import CheckpointError
-from worldmodels.files import digest, read_file, write_error, write_file
+from worldmodels.files import digest, measure, read_file, write_error, write_file
 from worldmodels.tensorfile import check_header, parse_json
 
 SUFFIX = ".safetensors"
@@ -63,6 +63,7 @@ class SegmentStore:
             write_file(directory, identity + SUFFIX, data)
         except OSError as error:
             raise write_error(error, directory, len(data)) from error
+        check_segment(identity, measure(directory, identity + SUFFIX)[1])
         self._segments.append(_Segment(identity, {stream: first + count for stream, first, count in parts}))
         self._saved.update(self._segments[-1].ends)
 
@@ -92,8 +93,7 @@ class SegmentStore:
 
     def _read(self, directory: Path, identity: str) -> tuple[dict[str, np.ndarray], list[tuple[int, int, int]]]:
         data = read_file(directory, identity + SUFFIX, limit=2**40)
-        if digest(data)[:24] != identity.rpartition("-")[2]:
-            raise CheckpointError(f"segment {identity} is damaged: its SHA-256 is another one")
+        check_segment(identity, digest(data))
         header = check_header(data, f"segment {identity}")
         try:
             tensors = load(data)
@@ -108,6 +108,12 @@ class SegmentStore:
             if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != column.dtype:
                 raise CheckpointError(f"segment {identity} has no {name!r} {shape} {column.dtype}")
         return tensors, parts
+
+
+def check_segment(identity: str, sha: str) -> None:
+    """Raise CheckpointError unless a file with the SHA-256 `sha` may have this id, which holds the hash's beginning."""
+    if sha[:24] != identity.rpartition("-")[2]:
+        raise CheckpointError(f"segment {identity} is damaged: it is not what was written")
 
 
 def _parts(text: str, identity: str) -> list[tuple[int, int, int]]:

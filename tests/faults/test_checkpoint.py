@@ -49,7 +49,7 @@ class Trainer:
         tensor = torch.full((50,), float(self.value))
         parts = {
             "model": {"tensors": {"weight": tensor, "bias": tensor[:3]}, "json": self.value},
-            "optimizer": {"tensors": {"moment": tensor}, "json": {"value": self.value}},
+            "critic": {"tensors": {"moment": tensor}, "json": {"value": self.value}},
             "replay": self.replay.state(),
         }
         return save(run, self.value * 10, parts, segments=ids, keep=keep)
@@ -63,9 +63,9 @@ def loaded(run, step=None):
     trainer.replay.load_segments(run / "segments", checkpoint.segments)
     trainer.replay.restore(checkpoint.parts["replay"])
     parts = checkpoint.parts
-    values = [*parts["model"]["tensors"].values(), *parts["optimizer"]["tensors"].values()]
+    values = [*parts["model"]["tensors"].values(), *parts["critic"]["tensors"].values()]
     assert {x for tensor in values for x in tensor.tolist()} == {float(trainer.value)}
-    assert parts["model"]["json"] == parts["optimizer"]["json"]["value"] == trainer.value
+    assert parts["model"]["json"] == parts["critic"]["json"]["value"] == trainer.value
     newest = max((e["reward"].max() for e in trainer.replay.iter_episodes()), default=0)
     assert newest == trainer.value
     return trainer
@@ -111,6 +111,8 @@ def test_a_kill_before_any_file_operation_leaves_the_old_or_the_new(tmp_path, to
         found = loaded(run)
         seen.append(found.value)
         assert found.value in (2, 3)
+        for entry in list_checkpoints(run):  # one that is half removed is not listed
+            assert loaded(run, entry.step).value == entry.step // 10
         found.advance()  # and the run goes on from there, over whatever was left lying around
         found.save(run, keep=1)
         assert loaded(run).value == found.value
@@ -167,6 +169,31 @@ def test_an_error_of_any_file_operation_leaves_the_old_checkpoint_and_no_litter(
         if k > 100 and done:
             break
     assert failures > 80
+
+
+def test_a_disk_that_stores_something_else_is_noticed_before_the_old_checkpoint_goes(tmp_path, monkeypatch):
+    base, trainer = new_run(tmp_path, saves=1)
+    trainer.advance()
+    write, real = os.write, []
+
+    def corrupt(descriptor, data):
+        real.append(len(data))
+        data = bytes(data)
+        return write(descriptor, data[:-1] + bytes([data[-1] ^ 1]) if len(real) == wrong else data)
+
+    for wrong in range(1, 8):  # the segment, five files of parts, the manifest
+        run = tmp_path / f"run {wrong}"
+        shutil.copytree(base, run)
+        copy = loaded(run)
+        copy.advance()
+        real.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", corrupt)
+            with pytest.raises(CheckpointError, match="is not what was written|damaged"):
+                copy.save(run, keep=1)
+        assert loaded(run).value == 1 and (run / "LATEST").read_text() == "000000010-0001\n"
+        copy.save(run, keep=1)  # the same trainer can try again
+        assert loaded(run).value == 2
 
 
 def test_space_runs_out_at_any_size(tmp_path):
@@ -391,7 +418,7 @@ def test_an_edited_manifest_is_detected(tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-@pytest.mark.parametrize("kind", ["model.safetensors", "optimizer.json", "manifest.json", "segment"])
+@pytest.mark.parametrize("kind", ["model.safetensors", "critic.json", "manifest.json", "segment"])
 def test_the_newest_sound_checkpoint_is_taken_and_damaged_ones_are_kept_aside(tmp_path, damaged, kind):
     run, trainer = new_run(tmp_path, saves=3, keep=3)
     entries = list_checkpoints(run)[::-1][:damaged]
