@@ -43,16 +43,17 @@ class Actor(nn.Module):
         return TanhNormal(mean, MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s))
 
     def sample(self, features: Tensor) -> Tensor:
-        """An action (..., A), reparameterised for continuous kinds. The hot path: no distribution object is built."""
+        """An action (..., A), reparameterised or straight-through. The hot path: no distribution object is built."""
         raw = self.net(features)
         if self.spec.kind == "continuous":
             mean, s = raw.chunk(2, -1)
             std = MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s)
             return torch.tanh(torch.addcmul(mean, std, torch.randn_like(mean)))
-        blocks = [
-            sample_one_hot(torch.add(UNIMIX / block.shape[-1], block.softmax(-1), alpha=1 - UNIMIX))
-            for block in raw.split(self.spec.classes, -1)
-        ]
+        blocks = []
+        for block in raw.split(self.spec.classes, -1):
+            probs = torch.add(UNIMIX / block.shape[-1], block.softmax(-1), alpha=1 - UNIMIX)
+            one_hot = sample_one_hot(probs.detach())
+            blocks.append(one_hot + probs - probs.detach() if probs.requires_grad else one_hot)
         return torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]
 
     def mode(self, features: Tensor) -> Tensor:
