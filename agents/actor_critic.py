@@ -53,7 +53,7 @@ class Actor(nn.Module):
         for block in raw.split(self.spec.classes, -1):
             probs = torch.add(UNIMIX / block.shape[-1], block.softmax(-1), alpha=1 - UNIMIX)
             one_hot = sample_one_hot(probs.detach())
-            blocks.append(one_hot + probs - probs.detach() if probs.requires_grad else one_hot)
+            blocks.append(one_hot + (probs - probs.detach()) if probs.requires_grad else one_hot)
         return torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]
 
     def mode(self, features: Tensor) -> Tensor:

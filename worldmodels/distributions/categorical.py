@@ -43,7 +43,7 @@ class CategoricalFamily:
         probs = self.probs(raw)
         sample = sample_one_hot(probs.detach())
         if probs.requires_grad:
-            sample = sample + probs - probs.detach()
+            sample = sample + (probs - probs.detach())
         return sample.flatten(-2)
 
     def mode(self, raw: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class StraightThroughCategoricals(Distribution):
         for log_probs in self.log_probs:
             probs = log_probs.exp().expand(*sample_shape, *log_probs.shape)
             sample = sample_one_hot(probs.detach())
-            blocks.append(sample + probs - probs.detach() if probs.requires_grad else sample)
+            blocks.append(sample + (probs - probs.detach()) if probs.requires_grad else sample)
         return torch.cat(blocks, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
