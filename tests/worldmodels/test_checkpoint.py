@@ -197,6 +197,16 @@ def test_an_optimizer_state_that_does_not_fit_changes_nothing():
     refused({"tensors": good["tensors"], "json": None})
 
 
+def test_a_state_does_not_follow_what_it_was_taken_from():
+    module = network()
+    optimizer = torch.optim.Adam(module.parameters())
+    update(module, optimizer)
+    states = [module_state(module)["tensors"], optimizer_state(optimizer)["tensors"]]
+    before = copy.deepcopy(states)
+    update(module, optimizer)
+    assert all(same(state, kept) for state, kept in zip(states, before, strict=True))
+
+
 def test_only_the_newest_checkpoints_stay(run):
     for step in range(0, 50, 10):
         save(run, step, {"n": part(step)}, keep=3)

@@ -1,5 +1,6 @@
 """One process per run folder; a process that died holds nothing."""
 
+import fcntl
 import os
 import re
 import signal
@@ -83,6 +84,21 @@ def test_it_is_released_after_an_error(tmp_path):
         raise ZeroDivisionError
     with RunLock(tmp_path):
         pass
+
+
+def test_a_lock_file_that_its_holder_has_just_removed_is_not_taken_for_the_lock(tmp_path, monkeypatch):
+    first, flock = RunLock(tmp_path).__enter__(), fcntl.flock
+
+    def late(descriptor, operation):  # the second process has opened the file; before it locks, the first one leaves
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with RunLock(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(CheckpointError, match="in use by"):
+            RunLock(tmp_path).__enter__()
 
 
 def test_never_two_at_a_time(tmp_path):

@@ -236,6 +236,19 @@ def test_segments_of_another_environment_are_refused(tmp_path):
         make().load_segments(tmp_path, [*ids, *ids])
 
 
+def test_a_damaged_segment_is_refused_and_leaves_the_replay_empty(tmp_path):
+    replay = make()
+    fill(replay, 0, 0, 5)
+    ids = replay.write_segments(tmp_path)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    for offset in (9, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+        with pytest.raises(CheckpointError, match="is not what was written"):
+            replay.load_segments(tmp_path, ids)
+        assert (len(replay), replay.rows, replay.episodes) == (0, 0, 0)
+
+
 def test_counters_that_do_not_fit_are_refused(tmp_path):
     replay = make(streams=2)
     fill(replay, 0, 0, 5)

@@ -60,7 +60,7 @@ def plant_segment(path: Path, data: bytes) -> None:
 
 
 WATCH = """
-import json, os, resource, sys
+import json, os, sys
 import numpy as np
 from worldmodels.checkpoint import load
 from worldmodels.errors import WorldModelsError
@@ -76,6 +76,15 @@ def open_run(run):
         replay.restore(checkpoint.parts["replay"])
         replay.sample(1, 1, np.random.default_rng(0))
 
+def status(key):  # KiB
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(key))
+
+def peak():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins again at what is in use now
+    return status("VmHWM")
+
 events, watching = [], False
 NAMES = ("open", "exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
          "pickle.find_class", "marshal.loads", "ctypes.dlopen", "socket.connect")
@@ -86,7 +95,7 @@ open_run(sys.argv[1])  # a sound one: everything that is imported late is import
 sys.addaudithook(hook)
 for run in sys.argv[2:]:
     events.clear()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     watching = True
     try:
         open_run(run)
@@ -96,7 +105,7 @@ for run in sys.argv[2:]:
     except BaseException as error:
         text, kind = repr(error), "crashed"
     watching = False
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = status("VmHWM") - before
     print(json.dumps({"kind": kind, "text": text, "events": events, "grown": grown}))
 """
 

@@ -57,6 +57,8 @@ TENSORS = {
     "zip bomb": zip_bomb(),
 }
 TEXTS = {
+    "deep but short": b"[" * 20_000 + b"]" * 20_000,
+    "deep objects but short": b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
     "deep": b"[" * 200_000 + b"]" * 200_000,
     "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "wide": b"[" + b"[]," * 300_000 + b"[]]",
@@ -67,6 +69,9 @@ TEXTS = {
     "not UTF-8": b'"\xff"',
     "nothing": b"",
 }
+
+COUNTERS = [10**15, -1, 2**70, [0] * 50_000, "1", 1.5, True]
+"""What the replay's row counters may claim: one stream has written two rows, the oldest of them is number 0."""
 
 
 def test_bombs_are_refused_before_memory_is_taken(tmp_path):
@@ -79,6 +84,11 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path):
         plant(victim(tmp_path / f"text {name}"), "replay.json", data)
         (victim(tmp_path / f"manifest {name}") / "manifest.json").write_bytes(data)
         runs += [tmp_path / f"text {name}", tmp_path / f"manifest {name}"]
+    for number, value in enumerate(COUNTERS):
+        for key in ("written", "oldest"):
+            counters = {"written": [2], "oldest": [0]} | {key: value if isinstance(value, list) else [value]}
+            runs.append(tmp_path / f"{key} {number}")
+            plant(victim(runs[-1]), "replay.json", json.dumps(counters).encode())
     for name in ("replay.json", "manifest.json", "model.safetensors", "segment"):
         run = tmp_path / f"sparse {name}"
         path = victim(run)
@@ -92,22 +102,9 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path):
             seal(path, content)
         runs.append(run)
     found = open_all(tmp_path, runs)
-    assert len(found) == len(runs) == 2 * (len(TENSORS) + len(TEXTS)) + 4
+    assert len(found) == len(runs) == 2 * (len(TENSORS) + len(TEXTS) + len(COUNTERS)) + 4
     for run, result in zip(runs, found, strict=True):
         assert result["kind"] == "refused", (run, result)
         assert not harmless(result["events"], run), (run, result["events"])
         assert result["grown"] < 10_000, (run, result["grown"])  # KiB
         assert len(result["text"]) < 2000, run
-
-
-def test_replay_counters_cannot_ask_for_memory(tmp_path):
-    runs = []
-    for number, value in enumerate([10**15, -1, 2**70, [0] * 50_000, "1", 1.5, True]):
-        for key in ("written", "oldest"):
-            counters = {"written": [2], "oldest": [0]} | {key: value if isinstance(value, list) else [value]}
-            run = tmp_path / f"{key} {number}"
-            plant(victim(run), "replay.json", json.dumps(counters).encode())
-            runs.append(run)
-    for run, result in zip(runs, open_all(tmp_path, runs), strict=True):
-        assert result["kind"] == "refused", (run, result)
-        assert result["grown"] < 10_000
