@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agents.experiment import load_options, open_run
 from benchmarks.sample_efficiency import ONE_THREAD, ROOT
-from benchmarks.single_run import peak_bytes
+from benchmarks.single_run import peak_bytes, stop_on_sigterm
 
 FRAMES = 100_000
 EPISODE = 250
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--child", nargs=2, metavar=("CASE", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
+        stop_on_sigterm()
         CASES[args.child[0]].run()
         Path(args.child[1]).write_text(json.dumps(peak_bytes()), encoding="utf-8")
         return 0

@@ -8,16 +8,14 @@ mean.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.results import Run, Side, load, merge, save
-from benchmarks.single_run import EPISODES, Spec
+from benchmarks.single_run import EPISODES, Spec, stop_on_sigterm
 from benchmarks.table import SIDES, detail_table, run_line, solve_table
 from benchmarks.tasks import TASKS
 from worldmodels.errors import ConfigError, WorldModelsError
@@ -26,12 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 TAIL = 4_000
 """Characters of a failed run's output that are shown."""
+PATIENCE_S = 20.0
+"""Seconds that a stopped run has to leave its temporary folder clean before it is killed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for and not there yet, and print the tables. Exit code 1 where a run failed, 2 on a mistake."""
     args = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_sigterm()
     failures = 0
     try:
         runs = merge([load(args.json) if args.json else [], *(load(_existing(file)) for file in args.merge)])
@@ -128,7 +128,7 @@ def run_all(specs: Sequence[Spec], *, jobs: int, keep: Callable[[Run], None]) ->
             for _, process, _ in running:
                 process.terminate()
             for _, process, _ in running:
-                process.wait()
+                _wait_or_kill(process)
     return failures
 
 
@@ -152,14 +152,18 @@ def _first_done(
     return None
 
 
+def _wait_or_kill(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _existing(file: Path) -> Path:
     if not file.is_file():
         raise ConfigError(f"--merge {file}: no such file")
     return file
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,12 +6,14 @@ Started by `benchmarks.sample_efficiency`; what it measured goes to a file.
 import argparse
 import platform
 import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from agents.experiment import load_options, open_run
@@ -120,6 +122,15 @@ def evaluation_points(lines: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
     return tuple(points)
 
 
+def stop_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does. SDL, which draws CartPole, swallows it where nothing catches it."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def _ours(spec: Spec) -> tuple[Point, ...]:
     from agents.log import Logger, read_metrics
     from agents.trainer import train
@@ -156,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--episodes", type=int, default=EPISODES)
     args = parser.parse_args(argv)
+    stop_on_sigterm()
     spec = Spec(task=args.task, side=args.side, seed=args.seed, steps=args.steps, episodes=args.episodes)
     save(args.out, [measure(spec)])
     return 0

@@ -164,3 +164,31 @@ def test_merging_files_prints_one_table_and_runs_nothing(tmp_path, capsys):
     assert sample_efficiency.main(["--merge", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert "| cartpole | 475 | - | **250** (250) | **1** (1) | PPO **250** (250) |" in capsys.readouterr().out
     assert sample_efficiency.main(["--merge", str(tmp_path / "c.json")]) == 2
+
+
+def test_sigterm_stops_the_runs_that_were_started_and_leaves_no_folder(tmp_path):
+    """The child draws with SDL, which swallows SIGTERM unless the run catches it first."""
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    words = ["--tasks", "cartpole-pixels", "--steps", "100000", "--json", str(tmp_path / "runs.json")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.sample_efficiency", *words],
+        cwd=sample_efficiency.ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not list(tmp_path.glob("benchmark-*/run/LATEST")):  # the environment exists, SDL is loaded
+            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.1)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "stopped" in error
+    assert not list(tmp_path.glob("benchmark-*"))
