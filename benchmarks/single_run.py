@@ -90,6 +90,7 @@ def measure(spec: Spec) -> Run:
     import torch
 
     torch.set_num_threads(1)
+    settings = spec.settings()  # read before the run, which may last longer than the presets stay as they are
     points = _ours(spec) if spec.side == "ours" else _baseline(spec)
     versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES[spec.side]}
     return Run(
@@ -99,7 +100,7 @@ def measure(spec: Spec) -> Run:
         seed=spec.seed,
         points=points,
         peak_bytes=peak_bytes(),
-        settings=spec.settings(),
+        settings=settings,
         versions=versions,
     )
 
