@@ -16,7 +16,7 @@ from envs.options import EnvOptions
 from envs.spaces import decode_action, encode_obs
 from worldmodels.build import build_world_model
 from worldmodels.checkpoint import load, module_state, restore_module, save
-from worldmodels.errors import ConfigError
+from worldmodels.errors import ConfigError, EnvironmentFault
 from worldmodels.seeding import forked
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State as PartState
@@ -168,6 +168,7 @@ class Agent:
         rows = [observation] if single else _unbatch(observation)
         encoded = [encode_obs(obs_space, row) for row in rows]
         obs = {name: np.stack([row[name] for row in encoded]) for name in encoded[0]}
+        _check_obs(self.obs_specs, obs)
         carry = state if state is not None else self.initial_carry(len(rows))
         start = state is None if episode_start is None else episode_start
         first = np.broadcast_to(np.asarray(start, bool), (len(rows),)).copy()
@@ -208,6 +209,18 @@ class Agent:
         for prefix, module in (("world_model.", self.world_model), ("policy.", self.policy)):
             own = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
             restore_module(module, {"tensors": own, "json": None})
+
+
+def _check_obs(specs: Mapping[str, ObsSpec], obs: Mapping[str, np.ndarray]) -> None:
+    """Raise EnvironmentFault where encoded observations (n, ...) are not of the shapes and values of `specs`."""
+    for name, spec in specs.items():
+        value = obs[name]
+        if value.shape[1:] != spec.shape:
+            raise EnvironmentFault(f"predict: observation {name!r} has shape {value.shape[1:]}, expected {spec.shape}")
+        if spec.kind == "vector" and not np.isfinite(value).all():
+            raise EnvironmentFault(f"predict: observation {name!r} is not finite: {value.tolist()}")
+        if spec.classes and not ((value >= 0) & (value < spec.classes)).all():
+            raise EnvironmentFault(f"predict: observation {name!r} is {value.tolist()}, expected below {spec.classes}")
 
 
 def _matches(space: Any, observation: Any) -> bool:  # noqa: ANN401

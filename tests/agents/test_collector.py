@@ -1,0 +1,130 @@
+"""The collector: seeds of episodes, what acts, what is stored, and the way to a barrier."""
+
+import numpy as np
+import pytest
+import torch
+
+from agents.collector import Collector, random_actions
+from envs.options import EnvOptions
+from envs.vector import VectorEnv
+from tests.agents.stubs import CountingAgent
+from tests.contracts.tools import ACTIONS
+from worldmodels.errors import CheckpointError
+from worldmodels.replay import Replay
+from worldmodels.seeding import episode_seed
+
+OPTIONS = EnvOptions(id="worldmodels/Counting-v0")
+
+
+@pytest.fixture(params=[1, 3])
+def collector(request):
+    with VectorEnv(OPTIONS, request.param) as envs:
+        replay = Replay(envs.obs_specs, envs.action_spec.size, capacity=3000, streams=request.param)
+        yield Collector(CountingAgent(), envs, replay, seed=4, rng=np.random.default_rng(0))
+
+
+def run(collector, steps, *, random=False):
+    results = [collector.step(random=random) for _ in range(steps)]
+    return sum(taken for taken, _ in results), [episode for _, finished in results for episode in finished]
+
+
+def test_episode_n_of_stream_i_has_the_seed_that_only_depends_on_them(collector):
+    run(collector, 60)
+    seen = {}
+    for episode in collector.replay.iter_episodes():
+        seen.setdefault(episode["stream"], []).append(int(episode["obs"]["obs"][0, 0]))
+    for stream, found in seen.items():
+        expected = [episode_seed(4, stream, n) % 2**20 for n in range(collector.episodes[stream])]
+        assert found == expected[: len(found)] and len(found) >= len(expected) - 1 > 3
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_every_step_is_stored_as_it_happened(collector, random):
+    taken, finished = run(collector, 60, random=random)
+    n = collector.envs.num_envs
+    assert taken == 60 * n == len(collector.replay)
+    stored = [e for e in collector.replay.iter_episodes() if e["terminated"][-1] or e["truncated"][-1]]
+    assert sorted((float(e["reward"].sum()), len(e["reward"])) for e in stored) == sorted(finished)
+    for episode in stored:  # odd episodes of Counting are truncated, even ones terminate: never merged
+        odd = bool(int(episode["obs"]["obs"][0, 0]) % 2)
+        assert bool(episode["truncated"][-1]) == odd and bool(episode["terminated"][-1]) == (not odd)
+        assert not episode["truncated"][:-1].any() and not episode["terminated"][:-1].any()
+
+
+def test_the_agent_sees_what_happened_and_starts_anew_with_each_episode(collector):
+    """The stub acts by code + steps since is_first: any leak of its carry or of another stream's observation shows."""
+    collector.agent.act = _deterministic(collector.agent.act)
+    run(collector, 60)
+    for episode in collector.replay.iter_episodes():
+        codes = episode["obs"]["obs"][:-1, 2].astype(int)
+        expected = (codes + np.arange(len(codes))) % 4
+        assert episode["action"].argmax(-1).tolist() == expected.tolist()
+
+
+def _deterministic(act):
+    return lambda obs, carry, is_first, *, deterministic: act(obs, carry, is_first, deterministic=True)
+
+
+def test_after_random_steps_the_agent_starts_from_what_it_sees(collector):
+    firsts = []
+    act = _deterministic(collector.agent.act)
+    collector.agent.act = lambda obs, carry, is_first, **kw: (
+        firsts.append(is_first.copy()) or act(obs, carry, is_first, **kw)
+    )
+    run(collector, 5, random=True)
+    assert not firsts  # random steps do not ask the agent
+    run(collector, 2)
+    assert firsts[0].all() and not (firsts[1] & ~collector._first).all()
+
+
+def test_draining_finishes_open_episodes_and_begins_none(collector):
+    run(collector, 7)
+    begun = list(collector.episodes)
+    assert not collector.idle
+    collector.draining = True
+    for _ in range(12):
+        if collector.idle:
+            break
+        collector.step(random=False)
+    assert collector.idle and collector.episodes == begun
+    assert collector.state()["json"]["episodes"] == begun
+    collector.draining = False
+    collector.step(random=False)
+    assert all(now >= before for now, before in zip(collector.episodes, begun, strict=True))
+
+
+def test_cut_ends_open_episodes_as_truncated(collector):
+    run(collector, 30)
+    collector.cut()
+    assert collector.idle
+    for episode in collector.replay.iter_episodes():
+        assert episode["terminated"][-1] or episode["truncated"][-1]
+
+
+def test_state_is_refused_within_an_episode_and_for_another_number_of_streams(collector):
+    run(collector, 1, random=True)
+    if not collector.idle:
+        with pytest.raises(CheckpointError, match="no episode is open"):
+            collector.state()
+    with pytest.raises(CheckpointError, match="expected"):
+        collector.restore({"tensors": {}, "json": {"episodes": [0] * 7}})
+
+
+def test_a_resumed_collector_goes_on_with_the_next_seeds(collector):
+    collector.restore({"tensors": {}, "json": {"episodes": [5] * collector.envs.num_envs}})
+    collector.step(random=False)
+    first = collector.replay._columns["obs/obs"][:, 0, 0]
+    assert first.tolist() == [episode_seed(4, i, 5) % 2**20 for i in range(collector.envs.num_envs)]
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_random_actions_are_uniform_and_encoded(kind):
+    spec = ACTIONS[kind]
+    actions = random_actions(spec, 20_000, np.random.default_rng(0))
+    assert actions.shape == (20_000, spec.size) and actions.dtype == np.float32
+    if kind == "continuous":
+        assert abs(actions.mean()) < 0.02 and actions.min() < -0.99 and actions.max() > 0.99
+        return
+    for block in torch.from_numpy(actions).split(spec.classes, -1):
+        assert (block.sum(-1) == 1).all()
+        assert (block.mean(0) - 1 / block.shape[-1]).abs().max() < 0.02
