@@ -1,4 +1,4 @@
-"""Agent: its actions are those of its model and policy, Stable-Baselines3 sees the same agent, a saved one acts alike."""
+"""Agent: it acts as its model and policy say, Stable-Baselines3 sees the same agent, and a saved one acts alike."""
 
 from dataclasses import replace
 
