@@ -70,6 +70,14 @@ class Learner:
         self.skipped_in_a_row = 0
         self.fault: str | None = None
 
+    def slow_down(self, factor: float) -> None:
+        """Set every learning rate to `factor` times its configured value."""
+        rates = (self.options.train.model_rate, self.options.agent.actor_rate, self.options.agent.critic_rate)
+        optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
     def update_model(self, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of the world model. Returns the posterior states (B, T+1), detached, and scalars to log."""
         output = self.world_model.loss(batch)

@@ -30,7 +30,7 @@ class ActorCriticOptions:
     actions, dynamics for continuous ones). actor_average: fraction by which the averaged actor, which acts in
     evaluation, follows the actor. return_rate: fraction by which the return's scale follows each batch.
     bins, limit: number of bins of the critic's two-hot distribution and symlog of the outermost. clip: largest norm of
-    a gradient.
+    a gradient. norm: layer normalisation in both networks.
     """
 
     name: Literal["actor_critic"] = "actor_critic"
@@ -38,17 +38,17 @@ class ActorCriticOptions:
     starts: int = _at_least(128, 1)
     gamma: float = _between(0.99, 0.0, 1.0)
     lambda_: float = _between(0.95, 0.0, 1.0)
-    entropy: float = _at_least(3e-3, 0.0)
-    actor_rate: float = _above(3e-4, 0.0)
-    critic_rate: float = _above(1e-3, 0.0)
-    slow_critic: float = _between(0.02, 0.0, 1.0)
+    entropy: float = _at_least(1e-3, 0.0)
+    actor_rate: float = _above(1e-3, 0.0)
+    critic_rate: float = _above(3e-3, 0.0)
+    slow_critic: float = _between(0.05, 0.0, 1.0)
     hidden: int = _at_least(64, 1)
     layers: int = _at_least(2, 1)
-    norm: bool = True
+    norm: bool = False
     gradient: Literal["auto", "score", "dynamics"] = "auto"
-    actor_average: float = _between(0.01, 0.0, 1.0)
+    actor_average: float = _between(0.02, 0.0, 1.0)
     return_rate: float = _between(0.01, 0.0, 1.0)
-    bins: int = _between(255, 3, 4095)
+    bins: int = _between(127, 3, 4095)
     limit: float = _between(20.0, 0.1, 20.0)
     clip: float = _above(100.0, 0.0)
 
@@ -71,8 +71,9 @@ class LearnerOptions:
     """How often and how fast the world model and the policy learn.
 
     warmup_steps: simulator steps of random actions before learning. warmup_updates: world-model updates at the end of
-    the warm-up. updates_per_step: updates for each simulator step afterwards. every: simulator steps between groups
-    of updates. model_rate: learning rate of the world model. clip: largest norm of its gradient. threads: torch
+    the warm-up. updates_per_step: updates for each simulator step afterwards. full_rate_steps: simulator step after
+    which updates become rarer as 1 / step and all learning rates fall as 1 / sqrt(step). every: simulator steps between
+    groups of updates. model_rate: learning rate of the world model. clip: largest norm of its gradient. threads: torch
     threads on the CPU. checkpoint_every: simulator steps between checkpoints. keep: checkpoints kept.
     max_skipped_updates: updates in a row that may be skipped for a non-finite loss or gradient before the run stops.
     log_every: simulator steps between lines of training metrics.
@@ -81,8 +82,9 @@ class LearnerOptions:
     warmup_steps: int = _at_least(500, 1)
     warmup_updates: int = _at_least(200, 0)
     updates_per_step: float = _at_least(0.5, 0.0)
+    full_rate_steps: int = _at_least(2000, 1)
     every: int = _at_least(10, 1)
-    model_rate: float = _above(1e-3, 0.0)
+    model_rate: float = _above(3e-3, 0.0)
     clip: float = _above(100.0, 0.0)
     threads: int = _at_least(1, 1)
     checkpoint_every: int = _at_least(5000, 1)

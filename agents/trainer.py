@@ -118,17 +118,18 @@ class Trainer:
         if not self.warm:
             self.warm = True
             episodes = list(self.replay.iter_episodes())
-            names = self.envs.obs_specs
+            names = [name for name, spec in self.envs.obs_specs.items() if spec.kind == "vector"]
             obs = {name: torch.from_numpy(np.concatenate([e["obs"][name] for e in episodes])) for name in names}
             if self.options.world_model.trunk.standardize:
                 self.agent.world_model.fit_standardizer(obs)
             self.owed = float(train.warmup_updates)
             self.next_update = self.next_log = self.step
         else:
-            self.owed += train.updates_per_step * steps
+            self.owed += train.updates_per_step * steps * min(1.0, train.full_rate_steps / self.step)
         if self.step < self.next_update:
             return
         self.next_update += train.every
+        self.learner.slow_down(min(1.0, train.full_rate_steps / self.step) ** 0.5)
         count, metrics = int(self.owed), {}
         self.owed -= count
         for _ in range(count):

@@ -61,9 +61,9 @@ class BlockLinear(nn.Module):
 
 
 def image_stages(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes of the feature maps: halved, rounding up, until both sides are at most 4. First entry: the image itself."""
+    """Sizes of the feature maps, the image first: halved, rounding up, at least once, until both sides are at most 4."""
     sizes = [(height, width)]
-    while max(sizes[-1]) > 4:
+    while len(sizes) == 1 or max(sizes[-1]) > 4:
         h, w = sizes[-1]
         sizes.append(((h + 1) // 2, (w + 1) // 2))
     return sizes
@@ -91,33 +91,33 @@ class ImageTrunk(nn.Module):
 
 
 class ImageStem(nn.Module):
-    """The trunk backwards: (N, F) -> float image (N, C, H, W), by nearest upsampling and convolution."""
+    """The trunk backwards: (N, F) -> float image (N, C, H, W).
+
+    Nearest upsampling and convolution up to half the image's size, then each pixel writes a 2x2 block of the image: the
+    large maps of the last stage are never made.
+    """
 
     def __init__(self, features: int, shape: tuple[int, int, int], depth: int) -> None:
         super().__init__()
         height, width, channels = shape
-        self.sizes = image_stages(height, width)[::-1]
-        stages = len(self.sizes) - 1
-        self.top = depth * 2 ** min(max(stages - 1, 0), 3)
+        self.size = (height, width)
+        self.sizes = image_stages(height, width)[:0:-1]  # from the smallest map to half the image
+        stages = len(self.sizes)
+        self.top = depth * 2 ** min(stages - 1, 3)
         self.project = nn.Linear(features, self.top * self.sizes[0][0] * self.sizes[0][1])
-        convolutions: list[nn.Module] = []
-        inputs = self.top
-        for stage in reversed(range(stages)):
-            outputs = channels if stage == 0 else depth * 2 ** min(stage - 1, 3)
-            convolutions.append(nn.Conv2d(inputs, outputs if stage else 4 * depth, 3, 1, 1, bias=False))
-            inputs = outputs if stage else 4 * depth
-        self.convolutions = nn.ModuleList(convolutions)
-        self.norms = nn.ModuleList(ChannelNorm(c.out_channels) for c in convolutions)  # type: ignore[arg-type]
-        self.out = nn.Conv2d(inputs, channels, 1)
+        widths = [self.top, *(depth * 2 ** min(stage, 3) for stage in reversed(range(stages - 1)))]
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, 1, 1, bias=False) for i, o in pairs)
+        self.norms = nn.ModuleList(ChannelNorm(o) for _, o in pairs)
+        self.out = nn.Conv2d(widths[-1], 4 * channels, 3, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, F) -> (N, C, H, W)."""
         x = self.project(features).unflatten(-1, (self.top, *self.sizes[0]))  # (N, top, h, w)
         x = x.contiguous(memory_format=torch.channels_last)
         for convolution, norm, size in zip(self.convolutions, self.norms, self.sizes[1:], strict=True):
-            x = F.interpolate(x, size=size, mode="nearest")
-            x = F.silu(norm(convolution(x)))
-        return self.out(x)
+            x = F.silu(norm(convolution(F.interpolate(x, size=size, mode="nearest"))))
+        return F.pixel_shuffle(self.out(x), 2)[..., : self.size[0], : self.size[1]]
 
 
 class ChannelNorm(nn.Module):

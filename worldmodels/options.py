@@ -26,7 +26,7 @@ class GaussianOptions:
     """Diagonal Gaussian latent."""
 
     size: int = field(default=8, metadata={"min": 1, "max": 1024})
-    min_std: float = field(default=0.05, metadata={"above": 0.0, "max": 1.0})
+    min_std: float = field(default=0.02, metadata={"above": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class RecurrentOptions:
     blocks: int = field(default=1, metadata={"min": 1, "max": 64})
     core_layers: int = field(default=0, metadata={"min": 0, "max": 4})
     """Block-linear layers between the inputs and the gates."""
-    prior_layers: int = field(default=1, metadata={"min": 1, "max": 8})
+    prior_layers: int = field(default=2, metadata={"min": 1, "max": 8})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class HeadOptions:
     """Reward and continuation heads."""
 
     units: int = field(default=64, metadata={"min": 1, "max": 4096})
-    layers: int = field(default=1, metadata={"min": 0, "max": 8})
-    bins: int = field(default=255, metadata={"min": 3, "max": 4095})
+    layers: int = field(default=2, metadata={"min": 0, "max": 8})
+    bins: int = field(default=127, metadata={"min": 3, "max": 4095})
     limit: float = field(default=20.0, metadata={"above": 0.0, "max": 20.0})
     """symlog of the largest reward that can be predicted."""
 

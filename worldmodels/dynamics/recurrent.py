@@ -37,12 +37,11 @@ class RecurrentPrior(nn.Module):
         self.latent = family.width
         self.context_size = deter + family.width + action_size
         self.blocks = blocks
-        self.embed_latent = mlp(family.width, hidden, 1, norm=norm)
-        self.embed_action = mlp(action_size, hidden, 1, norm=norm)
+        self.embed = mlp(family.width + action_size, hidden, 1, norm=norm)
         self.embed_context = mlp(deter, hidden, 1, norm=norm) if core_layers else None
         block = deter // blocks
         self.block = block
-        width = 2 * hidden
+        width = hidden
         core: list[nn.Module] = []
         if core_layers:
             width += hidden + block
@@ -93,8 +92,8 @@ class RecurrentPrior(nn.Module):
         return torch.cat([self.initial(z.shape[0]).unsqueeze(1), contexts], 1)  # (B, T+1, D)
 
     def _inputs(self, z: Tensor, action: Tensor) -> Tensor:
-        """(..., Z), (..., A) -> (..., 2 * hidden)."""
-        return torch.cat([self.embed_latent(z), self.embed_action(action)], -1)
+        """(..., Z), (..., A) -> (..., hidden)."""
+        return self.embed(torch.cat([z, action], -1))
 
     def _blocks(self, inputs: Tensor) -> Tensor:
         """Every block reads all inputs: (B, I) -> (B, G, I)."""
@@ -102,6 +101,8 @@ class RecurrentPrior(nn.Module):
 
     def _cell(self, h: Tensor, inputs: Tensor) -> Tensor:
         """One step of the block GRU: (B, D), (B, I) -> (B, D)."""
+        if self.blocks == 1 and self.embed_context is None:  # the same in two products, without moving axes
+            return gru_cell(torch.addmm(self.input_gates(inputs), h, self.recurrent_gates[0]), h)
         blocks = h.unflatten(-1, (self.blocks, self.block))  # (B, G, D/G)
         if self.embed_context is not None:
             inputs = torch.cat([inputs, self.embed_context(h)], -1)
