@@ -61,7 +61,7 @@ class BlockLinear(nn.Module):
 
 
 def image_stages(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes of the feature maps, the image first: halved, rounding up, at least once, until both sides are at most 4."""
+    """Sizes of the maps, the image first: halved, rounding up, at least once, until both sides are at most 4."""
     sizes = [(height, width)]
     while len(sizes) == 1 or max(sizes[-1]) > 4:
         h, w = sizes[-1]
