@@ -24,6 +24,7 @@ def probe_options(name: str, kwargs: dict[str, Any] | None = None) -> TrainOptio
             gaussian=GaussianOptions(size=4),
             recurrent=RecurrentOptions(deter=32, hidden=32),
             heads=HeadOptions(units=32, bins=41, limit=5.0),
+            norm=True,
         ),
         agent=ActorCriticOptions(
             horizon=5,
@@ -37,6 +38,8 @@ def probe_options(name: str, kwargs: dict[str, Any] | None = None) -> TrainOptio
             slow_critic=0.1,
             actor_rate=3e-3,
             actor_average=0.1,
+            entropy=1e-3,
+            norm=False,
         ),
         replay=ReplayOptions(capacity=2000, batch=16, length=8),
         train=LearnerOptions(
