@@ -21,10 +21,6 @@ from tests.source import PACKAGES, ROOT, file_imports, python_files
 # One worker does all of this file, so that the wheel is built once.
 pytestmark = pytest.mark.xdist_group("packaging")
 
-needs_command = pytest.mark.xfail(
-    not all((ROOT / "agents" / name).is_file() for name in ("cli.py", "trainer.py")),
-    reason="the command line is not written yet",
-)
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SHIPPED = PROJECT["tool"]["setuptools"]["packages"]
@@ -156,7 +152,6 @@ def test_installed_packages_are_those_of_the_wheel(installed, tmp_path):
     assert all(place.is_relative_to(installed.parent) for place in places)
 
 
-@needs_command
 def test_installed_command_trains_outside_the_checkout(installed, tmp_path):
     settings = ["steps=60", "train.warmup_steps=20", "train.warmup_updates=1", "evaluation.final_episodes=2"]
     done = outside([installed / "wm", "train", "env=cartpole", "run=first", *settings], tmp_path)
