@@ -20,9 +20,8 @@ def solve_table(runs: Sequence[Run]) -> str:
     for task in TASKS.values():
         own = [run for run in runs if run.task == task.name]
         if own:
-            goal = "-" if task.goal is None else f"{task.goal:,}"
             cells = [cell for side in SIDES for cell in _solve_cells(task, [run for run in own if run.side == side])]
-            rows.append([task.name, f"{task.bar:g}", goal, *cells])
+            rows.append([task.name, f"{task.bar:g}", f"{task.goal:,}", *cells])
     return _markdown(head, rows)
 
 

@@ -11,8 +11,8 @@ THREE_SEEDS = FIVE_SEEDS[:3]
 class Task:
     """One row of the table.
 
-    name: a preset of `configs/env`. bar: mean return that an evaluation has to reach. goal: simulator steps in which we
-    want to be there, None where none is set. every: simulator steps between evaluations. steps: length of our runs.
+    name: a preset of `configs/env`. bar: mean return that an evaluation has to reach. goal: median simulator steps in
+    which we want to be there. every: simulator steps between evaluations. steps: length of our runs.
     seeds: of the runs. baseline: the algorithm of Stable-Baselines3 to compare with, a key of
     `benchmarks.baselines.SETTINGS`, or None. baseline_steps: simulator steps after which a baseline gives up; its
     schedules are laid out for these.
@@ -20,7 +20,7 @@ class Task:
 
     name: str
     bar: float
-    goal: int | None = None
+    goal: int
     every: int = 1_000
     steps: int
     seeds: tuple[int, ...] = THREE_SEEDS
@@ -34,6 +34,7 @@ TASKS = {
         Task(
             name="cartpole",
             bar=475.0,  # gymnasium's own reward threshold
+            goal=1_500,
             every=250,
             steps=10_000,
             seeds=FIVE_SEEDS,
@@ -43,6 +44,7 @@ TASKS = {
         Task(
             name="pendulum",
             bar=-200.0,
+            goal=500,
             every=250,
             steps=10_000,
             seeds=FIVE_SEEDS,
@@ -52,6 +54,7 @@ TASKS = {
         Task(
             name="cartpole-no-velocity",
             bar=475.0,
+            goal=6_000,
             steps=20_000,
             baseline="recurrent-ppo-cartpole-no-velocity",
             baseline_steps=100_000,
@@ -59,11 +62,12 @@ TASKS = {
         Task(
             name="dmc-cartpole-swingup",
             bar=800.0,
+            goal=15_000,
             steps=50_000,
             baseline="sac-defaults",
             baseline_steps=100_000,
         ),
-        Task(name="cartpole-pixels", bar=450.0, steps=30_000),
+        Task(name="cartpole-pixels", bar=450.0, goal=10_000, steps=30_000),
     )
 }
 """Name -> task, in the order of the table."""

@@ -23,21 +23,22 @@ class Standardizer(nn.Module):
 
     def __init__(self, specs: Mapping[str, ObsSpec]) -> None:
         super().__init__()
-        for name, spec in specs.items():
-            if spec.kind == "vector":
-                self.register_buffer(f"center/{name}".replace(".", "_"), torch.zeros(spec.width))
-                self.register_buffer(f"spread/{name}".replace(".", "_"), torch.ones(spec.width))
+        vectors = {name: spec.width for name, spec in specs.items() if spec.kind == "vector"}
+        self.positions = {name: i for i, name in enumerate(vectors)}  # any text can name an observation, not a buffer
+        for i, width in enumerate(vectors.values()):
+            self.register_buffer(f"center_{i}", torch.zeros(width))
+            self.register_buffer(f"spread_{i}", torch.ones(width))
 
     def moments(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and spread of the observation called `name`, each (n,)."""
-        key = name.replace(".", "_")
-        return self.get_buffer(f"center/{key}"), self.get_buffer(f"spread/{key}")
+        i = self.positions[name]
+        return self.get_buffer(f"center_{i}"), self.get_buffer(f"spread_{i}")
 
     @torch.no_grad()
     def fit(self, obs: Mapping[str, Tensor]) -> None:
         """Set the moments from observations name -> (N, n)."""
         for name, value in obs.items():
-            if f"center/{name}".replace(".", "_") in self._buffers:
+            if name in self.positions:
                 center, spread = self.moments(name)
                 u = value.flatten(0, -2).double()
                 center.copy_(u.mean(0))
