@@ -11,7 +11,7 @@ from worldmodels.distributions.image import image_to_float
 from worldmodels.nets import ImageTrunk, mlp
 from worldmodels.specs import ObsSpec
 
-MIN_SPREAD = 0.05
+MIN_SPREAD = 1e-3
 """Smallest standard deviation that is divided by: a dimension that hardly moved in the warm-up may move later."""
 
 
