@@ -1,5 +1,6 @@
 """Agent: a world model and a policy that act. Train it, load it, ask it for actions, save it."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -179,8 +180,17 @@ class Agent:
         return (decoded[0] if single else np.stack(decoded)), carry
 
     def spaces(self) -> tuple[Any, Any]:
-        """Observation and action space of the environment that it was trained in; made once, on demand."""
+        """Observation and action space of the environment that it was trained in; made once, on demand.
+
+        Raises: ConfigError: the environment lies in a module that has not been imported.
+        """
         if self._spaces is None:
+            module, colon, _ = self.env_options.id.partition(":")
+            if colon and module not in sys.modules:  # a run folder may name any module: naming it must not run it
+                raise ConfigError(
+                    f"this agent's environment is {self.env_options.id}, and making it runs the code of {module}: "
+                    f"allow that by `import {module}`"
+                )
             from envs.make import make_env
 
             env = make_env(self.env_options)

@@ -202,3 +202,12 @@ def test_loading_draws_no_random_numbers(tmp_path):
 
 def test_a_carry_is_state_and_action():
     assert Carry(None, None) == make_agent().initial_carry(4)
+
+
+def test_predict_imports_no_module_that_only_a_run_folder_names(tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = replace(TINY.env, id="evil_module:Evil-v0")
+    agent = Agent(replace(TINY, env=env), {"obs": ObsSpec("vector", (4,))}, ActionSpec("discrete", (2,)))
+    with pytest.raises(ConfigError, match="allow that by `import evil_module`"):
+        agent.predict(np.zeros(4, np.float32))
