@@ -190,10 +190,10 @@ def test_a_run_is_never_begun_twice_and_can_be_resumed(trainer, capsys):  # FAUL
 
 def test_a_module_of_the_users_is_found_in_the_current_folder(elsewhere, trainer, capsys):
     (elsewhere / "my_envs.py").write_text(
-        "import gymnasium\ngymnasium.register('Mine-v0', entry_point='envs.toy:Counting')\nprint('imported')\n"
+        "import gymnasium\ngymnasium.register('Named-v0', entry_point='envs.toy:Counting')\nprint('imported')\n"
     )
-    assert main(["train", "--import", "my_envs", "env.id=Mine-v0", "run=here"]) == 0
-    assert trainer.calls[0][0].env.id == "Mine-v0"
+    assert main(["train", "--import", "my_envs", "env.id=Named-v0", "run=here"]) == 0
+    assert trainer.calls[0][0].env.id == "Named-v0"
     assert "imported" in text(capsys)[0]
     (elsewhere / "broken_envs.py").write_text("1 / 0\n")
     assert main(["train", "--import", "broken_envs"]) == 2

@@ -162,7 +162,7 @@ def test_merging_files_prints_one_table_and_runs_nothing(tmp_path, capsys):
     save(tmp_path / "a.json", [run(100, 500, 500, 500)])
     save(tmp_path / "b.json", [run(100, 500, 500, 500, side="sb3", agent="PPO")])
     assert sample_efficiency.main(["--merge", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
-    assert "| cartpole | 475 | - | **250** (250) | **1** (1) | PPO **250** (250) |" in capsys.readouterr().out
+    assert "| cartpole | 475 | 1,500 | **250** (250) | **1** (1) | PPO **250** (250) |" in capsys.readouterr().out
     assert sample_efficiency.main(["--merge", str(tmp_path / "c.json")]) == 2
 
 
