@@ -22,6 +22,8 @@ fi
 if [ -e "$run" ]; then
     set -- resume=true "$@"
     echo "quickstart: $run exists; going on with it"
+elif [[ " $* " != *" steps="* ]]; then
+    set -- steps=3000 "$@" # enough for CartPole
 fi
 
 echo "quickstart: training, into $run"
