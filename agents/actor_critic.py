@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 
 from agents.options import ActorCriticOptions
 from agents.returns import lambda_return, percentile_range, visit_weights
-from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, TwoHot, sample_one_hot, two_hot_bins
+from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, sample_one_hot
+from worldmodels.heads import TwoHotHead
 from worldmodels.nets import mlp
 from worldmodels.specs import ActionSpec
 from worldmodels.types import Rollout, State
@@ -61,21 +62,6 @@ class Actor(nn.Module):
         return self(features).mode
 
 
-class Critic(nn.Module):
-    """Features (..., F) -> TwoHot over values."""
-
-    bins: Tensor
-
-    def __init__(self, features: int, *, hidden: int, layers: int, bins: int, limit: float, norm: bool) -> None:
-        super().__init__()
-        self.net = mlp(features, hidden, layers, bins, norm=norm, scale=0.0)
-        self.register_buffer("bins", two_hot_bins(bins, limit), persistent=False)
-
-    def forward(self, features: Tensor) -> TwoHot:
-        """The value's distribution in the state with these features."""
-        return TwoHot(self.net(features), self.bins)
-
-
 @dataclass
 class PolicyLosses:
     """Scalars to minimise, and what to log."""
@@ -94,9 +80,9 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.options = options
         self.actor = Actor(features, spec, hidden=options.hidden, layers=options.layers, norm=options.norm)
-        self.critic = Critic(
+        self.critic = TwoHotHead(
             features,
-            hidden=options.hidden,
+            units=options.hidden,
             layers=options.layers,
             bins=options.bins,
             limit=options.limit,

@@ -1,4 +1,4 @@
-"""Reward and continuation heads, read from the features of the state that was reached."""
+"""Heads on the features of a state: a two-hot scalar (reward, value) and the continuation."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ F = D + Z of the features, A of an encoded action, P of a latent family's raw pa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -200,5 +200,3 @@ class TemporalPrior(Protocol):
 
 Policy = Callable[[Tensor], Tensor]
 """Features (B, F) -> encoded action (B, A)."""
-
-Gradient = Literal["auto", "score", "dynamics"]

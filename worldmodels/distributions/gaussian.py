@@ -37,7 +37,7 @@ class GaussianFamily:
     ordered = True
 
     def sharpen(self, raw: Tensor) -> Tensor:
-        """Raw parameters whose spread starts small (std about 0.2): an untrained posterior still tells states apart."""
+        """Raw parameters whose spread starts near its floor: an untrained posterior still tells states apart."""
         mean, s = raw.chunk(2, -1)
         return torch.cat([mean, s - SHARP], -1)
 
