@@ -6,6 +6,7 @@ Logging never stops a run: where it cannot write (a full disk), it says so once 
 import io
 import json
 import math
+import os
 import re
 import struct
 import time
@@ -13,13 +14,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from agents.progress import Progress
 
 METRICS_FILE = "metrics.jsonl"
+EVENT_FILE = "events.out.tfevents."
+"""How the names of TensorBoard's files begin."""
 TRAIN_RETURN = "train/return"
 """Name of the return of one training episode; `learning_curve` and the progress line look for it."""
 FILM_FPS = 15
@@ -161,14 +164,15 @@ class _EventWriter:
 
     def __init__(self, folder: Path, *, purge_step: int | None) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         protos: tuple[Any, Any] = (event_pb2, summary_pb2)  # generated modules, which type checkers cannot see into
         self._event, self._summary = protos[0], protos[1].Summary
-        self._writer = EventFileWriter(str(folder))
+        self._writer = RecordWriter(_new_event_file(folder))
+        self._write(file_version="brain.Event:2")
         if purge_step is not None:  # TensorBoard then drops what earlier files hold from this step on
             start = self._event.SessionLog(status=self._event.SessionLog.START)
-            self._writer.add_event(self._event.Event(wall_time=time.time(), step=purge_step, session_log=start))
+            self._write(step=purge_step, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to the curve of every name."""
@@ -181,12 +185,31 @@ class _EventWriter:
         self._add(step, [self._summary.Value(tag=name, image=image)])
 
     def close(self) -> None:
-        """Write what is queued and close the file."""
+        """Close the file."""
         self._writer.close()
 
     def _add(self, step: int, values: list[Any]) -> None:
-        summary = self._summary(value=values)
-        self._writer.add_event(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(step=step, summary=self._summary(value=values))
+
+    def _write(self, **content: Any) -> None:  # noqa: ANN401 - the fields of an Event
+        self._writer.write(self._event.Event(wall_time=time.time(), **content).SerializeToString())
+        self._writer.flush()
+
+
+def _new_event_file(folder: Path) -> BinaryIO:
+    """Open an event file whose name comes after every other in the folder.
+
+    TensorBoard reads a folder's files in the order of their names, and a purge reaches only what it read before. So the
+    name carries nanoseconds in 19 digits, raised above the newest file's where a clock was set back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = 0
+    for file in folder.glob(EVENT_FILE + "*"):
+        digits = file.name.removeprefix(EVENT_FILE).split(".")[0]
+        if digits.isdecimal():
+            newest = max(newest, int(digits.ljust(19, "0")[:19]))
+    number = max(time.time_ns(), newest + 1)
+    return (folder / f"{EVENT_FILE}{number:019d}.{os.getpid()}").open("xb")
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:

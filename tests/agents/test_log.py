@@ -83,6 +83,35 @@ def test_resume_to_the_start_forgets_everything_after_it(tmp_path):
     assert scalars(tmp_path, "a") == [(50, 2.0)]
 
 
+def test_each_of_many_resumes_in_one_second_forgets_what_came_before(tmp_path):
+    for attempt in range(25):  # every file of this loop is younger than the last one, whatever its process's counter
+        with Logger(tmp_path, step=0) as logger:
+            logger.log(50, {"a": attempt})
+        assert scalars(tmp_path, "a") == [(50, attempt)]
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert len(files) == 25
+    assert files == sorted(files, key=lambda file: file.stat().st_mtime_ns)
+
+
+def test_a_clock_that_was_set_back_does_not_bring_the_past_back(tmp_path, monkeypatch):
+    with Logger(tmp_path) as logger:
+        logger.log(50, {"a": 1.0})
+    monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000)
+    for value in (2.0, 3.0):
+        with Logger(tmp_path, step=0) as logger:
+            logger.log(50, {"a": value})
+        assert scalars(tmp_path, "a") == [(50, value)]
+
+
+def test_event_files_that_other_writers_named_come_first(tmp_path):
+    folder = tmp_path / "tensorboard"
+    folder.mkdir()
+    (folder / "events.out.tfevents.9999999999.host.1.0").touch()  # seconds in ten digits, far in the future
+    with Logger(tmp_path) as logger:
+        logger.log(1, {"a": 1.0})
+    assert min(folder.iterdir()).name.endswith("host.1.0")
+
+
 def test_a_logger_that_was_closed_goes_on(tmp_path):
     logger = Logger(tmp_path)
     for step in (1, 2, 3):
@@ -101,8 +130,9 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_turns_logging_off_once_and_the_run_goes_on(tmp_path, small_files):  # FAULTS 6
-    logger = Logger(tmp_path, tensorboard=False)
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_turns_logging_off_once_and_the_run_goes_on(tmp_path, small_files, tensorboard):  # FAULTS 6
+    logger = Logger(tmp_path, tensorboard=tensorboard)
     with pytest.warns(RuntimeWarning, match="logging is off, the run goes on.*File too large") as caught:
         for step in range(1, 200):
             logger.log(step, {"name": step})
