@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from envs.spaces import Element
 from worldmodels.errors import EnvironmentFault
@@ -18,7 +19,7 @@ ATARI_NOOPS = 30
 """Most no-ops after a reset (Machado et al. 2018, "Revisiting the Arcade Learning Environment", section 2)."""
 
 
-class ActionRepeat(gymnasium.Wrapper):
+class ActionRepeat(gymnasium.Wrapper, RecordConstructorArgs):
     """Takes every action n times, or until the episode ends: rewards are summed, the last observation is returned.
 
     `info["simulator_steps"]` says how many steps were taken.
@@ -26,7 +27,8 @@ class ActionRepeat(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, repeat: int) -> None:
         """repeat: at least 1."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, repeat=repeat)
+        gymnasium.Wrapper.__init__(self, env)
         self._repeat = repeat
 
     def step(self, action: Element) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -40,12 +42,13 @@ class ActionRepeat(gymnasium.Wrapper):
         return obs, total, terminated, truncated, {**info, "simulator_steps": taken}
 
 
-class MaskVelocity(gymnasium.ObservationWrapper):
+class MaskVelocity(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """Leaves out the velocities of a classic-control observation, so that one observation is not the state."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         """Raises: EnvironmentFault where it is not known which numbers are velocities."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
         name = type(env.unwrapped).__name__
         if name not in VELOCITIES or not isinstance(env.observation_space, spaces.Box):
             raise EnvironmentFault(
@@ -60,7 +63,7 @@ class MaskVelocity(gymnasium.ObservationWrapper):
         return observation[self._keep]
 
 
-class FrameStack(gymnasium.ObservationWrapper):
+class FrameStack(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """Joins the last n observations along their last axis, oldest first; an episode begins with n copies.
 
     An image (height, width) becomes (height, width, n), (height, width, C) becomes (height, width, n C), a vector (n,)
@@ -69,7 +72,8 @@ class FrameStack(gymnasium.ObservationWrapper):
 
     def __init__(self, env: gymnasium.Env, size: int) -> None:
         """Raises: EnvironmentFault where the observation is not a Box."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, size=size)
+        gymnasium.ObservationWrapper.__init__(self, env)
         space = env.observation_space
         if not isinstance(space, spaces.Box) or not space.shape:
             raise EnvironmentFault(f"frame_stack needs a Box observation with an axis to join, not {space}.")
