@@ -45,7 +45,8 @@ class ChangedPhysics(gymnasium.Wrapper, RecordConstructorArgs):
 
         Raises: EnvironmentFault where the environment has no such constant, or a factor is not positive.
         """
-        RecordConstructorArgs.__init__(self, **factors)
+        recorded: dict[str, Any] = dict(factors)
+        RecordConstructorArgs.__init__(self, **recorded)
         gymnasium.Wrapper.__init__(self, env)
         self._model = _mujoco_model(env.unwrapped)
         name = type(env.unwrapped).__name__
