@@ -119,7 +119,7 @@ class Agent:
         """
         from agents.experiment import prepare_run
 
-        folder = prepare_run(replace(self.options, run=str(run), resume=False))
+        folder = prepare_run(replace(self.options, run=str(run), resume=False, data=None))
         parts = {
             "specs": self.specs_state(),
             "world_model": module_state(self.world_model),

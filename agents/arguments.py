@@ -16,6 +16,7 @@ examples:
   wm train env.id=Acrobot-v1 agent.horizon=20      any gymnasium environment, with the generic settings
   wm train resume=true run=runs/mine steps=40000   go on with a run; steps is the total
   wm train --import my_envs env.id=MyEnv-v0        an environment of your own, registered by my_envs.py
+  wm train env=cartpole data=runs/mine run=runs/b  learn from what another run stored; nothing is collected
   wm train -m env=cartpole seed=0,1,2              one run for every combination, below multirun/
 
 keys: env=PRESET or env.id=ID, world_model=PRESET, agent=PRESET, steps=, seed=, run=PATH, resume=true, device=,

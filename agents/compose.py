@@ -13,6 +13,8 @@ from worldmodels.spelling import suggestion
 
 GROUPS = ("world_model", "agent", "env")
 DEFAULT_PRESET = "cartpole"
+AS_WRITTEN = ("run=", "data=")
+"""Keys whose values are paths, in which Hydra's own syntax has no meaning."""
 
 
 def config_dir() -> Path:
@@ -34,7 +36,7 @@ def compose(overrides: Sequence[str], *, defaults: bool = True) -> dict[str, Any
     given without a preset takes the generic defaults.
 
     Args:
-        overrides: Hydra's override syntax; `run=PATH` is taken as it is written.
+        overrides: Hydra's override syntax; `run=PATH` and `data=PATH` are taken as they are written.
         defaults: whether groups that are not named take their default file (train.yaml) or none (resume.yaml).
 
     Raises:
@@ -46,8 +48,8 @@ def compose(overrides: Sequence[str], *, defaults: bool = True) -> dict[str, Any
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    folders = [line.removeprefix("run=") for line in overrides if line.startswith("run=")]
-    rest = [line for line in overrides if not line.startswith("run=")]
+    written = dict(line.split("=", 1) for line in overrides if line.startswith(AS_WRITTEN))
+    rest = [line for line in overrides if not line.startswith(AS_WRITTEN)]
     lines = hydra_overrides(rest, preset=DEFAULT_PRESET if defaults else None)
     try:
         with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
@@ -56,8 +58,7 @@ def compose(overrides: Sequence[str], *, defaults: bool = True) -> dict[str, Any
             )
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
-    mapping = plain_mapping(config)
-    return mapping | {"run": folders[-1]} if folders else mapping
+    return plain_mapping(config) | written
 
 
 def plain_mapping(config: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever Hydra composed

@@ -15,6 +15,7 @@ from worldmodels.config import build, dump_yaml, load_yaml, to_mapping
 from worldmodels.errors import CheckpointError, ConfigError
 from worldmodels.files import write_file
 from worldmodels.lock import RunLock
+from worldmodels.run_folder import list_checkpoints
 
 CONFIG_FILE = "config.yaml"
 RESUMABLE = (
@@ -95,7 +96,7 @@ def check_run(options: TrainOptions) -> TrainOptions:
     Raises:
         CheckpointError: the folder holds something already and `resume` is not set.
         EnvironmentFault: the environment cannot be made.
-        ConfigError: no such device, or a resumed run with other settings.
+        ConfigError: no such device, no such data, or a resumed run with other settings.
     """
     options = options if options.run else replace(options, run=default_run_name(options))
     run = _folder(options)
@@ -105,6 +106,8 @@ def check_run(options: TrainOptions) -> TrainOptions:
         raise CheckpointError(
             f"{run} exists already: go on with that run by `resume=true run={run}`, or choose another folder, run=PATH"
         )
+    elif options.data is not None:
+        check_source(options.data)
     _check_device(options.device)
     from envs.make import make_env
 
@@ -149,6 +152,14 @@ def open_run(options: TrainOptions) -> Iterator[Path]:
         if created and not (run / "LATEST").exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
+
+
+def check_source(data: str) -> Path:
+    """Return the folder that `data` names. Raises ConfigError where nothing there can be learned from."""
+    folder = Path(data).expanduser()
+    if not list_checkpoints(folder):
+        raise ConfigError(f"data: expected a run folder with a checkpoint, got {data}; a run that trained has one")
+    return folder
 
 
 def _folder(options: TrainOptions) -> Path:

@@ -114,6 +114,8 @@ class TrainOptions:
 
     steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda` or
     `cuda:N`. run: the run folder (none: named after environment, seed and time). resume: go on with what is there.
+    data: a run folder or data folder whose episodes are learned from instead of collecting any; each of `steps` then
+    earns the updates that a collected step would have earned.
     """
 
     env: EnvOptions = field(default_factory=EnvOptions)
@@ -127,3 +129,4 @@ class TrainOptions:
     device: str = "cpu"
     run: str | None = None
     resume: bool = False
+    data: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.agent import ACTING, Agent
 from agents.collector import Collector
+from agents.data import fill
 from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
 from agents.learner import Learner, dump_batch
 from agents.log import TRAIN_RETURN, Logger
@@ -44,7 +45,7 @@ class TrainResult:
 
 
 def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> TrainResult:
-    """Train until `options.steps` and return the final evaluation.
+    """Train until `options.steps` and return the final evaluation; with `options.data` from that data alone.
 
     Raises:
         Interrupted: a signal came; the run can be resumed.
@@ -57,6 +58,8 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
             if resume:
                 trainer.resume()
             else:
+                if options.data is not None:
+                    fill(trainer.replay, options.data, trainer.agent)
                 trainer.save()
             trainer.loop()
             return trainer.finish()
@@ -90,8 +93,12 @@ class Trainer:
         self._eval_envs: VectorEnv | None = None
 
     def loop(self) -> None:
-        """Collect and learn until the budget is spent, with a barrier at its end."""
+        """Collect and learn until the budget is spent, with a barrier at its end.
+
+        With fixed data nothing is collected: a step passes and earns its updates.
+        """
         train, evaluation = self.options.train, self.options.evaluation
+        fixed = self.options.data is not None
         while self.step < self.options.steps or not self.collector.idle:
             due = self.step >= min(self.next_barrier(), self.options.steps)
             self.collector.draining = due
@@ -101,11 +108,12 @@ class Trainer:
             if due and self.step >= min(self.next_barrier(), self.options.steps) + train.checkpoint_every:
                 self.collector.cut()  # an episode that does not end is ended here, in every run alike
                 continue
-            steps, finished = self.collector.step(random=self.step < train.warmup_steps)
+            random = self.step < train.warmup_steps
+            steps, finished = (1, []) if fixed else self.collector.step(random=random)
             self.step += steps
             for result, length in finished:
                 self.logger.log(self.step, {TRAIN_RETURN: result, "train/length": length})
-            if self.step >= train.warmup_steps:
+            if fixed or self.step >= train.warmup_steps:
                 self.learn(steps)
             if evaluation.every and self.step // evaluation.every > self.evaluated // evaluation.every:
                 self.evaluate()

@@ -149,6 +149,45 @@ class Replay:
         if terminated or truncated:
             self._close(stream)
 
+    def extend(self, stream: int, episode: Mapping[str, Any]) -> None:
+        """Store a whole episode of n steps at once, as `iter_episodes` yields it.
+
+        Args:
+            stream: where it goes; no episode may be open there.
+            episode: obs (name -> (n+1, ...)), action (n, A), reward, terminated, truncated (n,); is_first (n+1,) only
+                where the episode lacks its beginning. One that neither terminates nor is truncated is cut at its end.
+
+        Raises:
+            ReplayError: as `add`; or the episode is longer than the ring. Nothing is stored then.
+        """
+        if self._open[stream] >= 0:
+            raise ReplayError(f"stream {stream}: extend() while an episode is open; add its end, or cut or abandon it")
+        steps = len(episode["reward"])
+        if not 1 <= steps < self.ring:
+            raise ReplayError(f"an episode of {steps} steps: expected 1 to {self.ring - 1}, the stream's rows less one")
+        values = self._checked(episode["obs"], (steps + 1,))
+        action, reward = np.asarray(episode["action"]), np.asarray(episode["reward"])
+        for name, value, shape in (("actions", action, (steps, self.action_size)), ("rewards", reward, (steps,))):
+            if value.shape != shape or not (np.abs(value) <= _LARGEST).all():
+                raise ReplayError(f"{name} of an episode: expected finite numbers of shape {shape}, got {value.shape}")
+        flags = np.where(np.arange(steps + 1) < steps, _EXISTS, 0).astype(np.uint8)
+        first = episode.get("is_first")
+        flags[0] |= _FIRST if first is None or first[0] else 0
+        ended = bool(episode["terminated"][-1])
+        flags[-2] |= _TERMINATED if ended else _TRUNCATED
+        if np.any(episode["terminated"][:-1]) or np.any(episode["truncated"][:-1]):
+            raise ReplayError("an episode goes on after a step that is marked terminated or truncated: split it there")
+        self._push_out(stream, steps + 1)
+        place = np.arange(self._written[stream], self._written[stream] + steps + 1) % self.ring
+        for (_, _, column), value in zip(self._obs, values, strict=True):
+            column[stream, place] = value
+        self._action[stream, place[:-1]], self._action[stream, place[-1]] = action, 0
+        self._reward[stream, place[:-1]], self._reward[stream, place[-1]] = reward, 0
+        self._flags[stream, place] = flags
+        self._written[stream] += steps + 1
+        self._transitions += steps
+        self._episodes += 1
+
     def cut(self, stream: int) -> None:
         """End the open episode at its last stored step, as truncated; without a step it is dropped."""
         if self._open[stream] < 0:
@@ -296,11 +335,7 @@ class Replay:
         number = self._written[stream]
         place = number % self.ring
         if number - self._oldest[stream] == self.ring:
-            if self._flags[stream, place] & _EXISTS:
-                self._transitions -= 1
-            else:
-                self._episodes -= 1
-            self._oldest[stream] += 1
+            self._push_out(stream, 1)
         for (_, _, column), value in zip(self._obs, values, strict=True):
             column[stream, place] = value
         self._action[stream, place] = 0
@@ -308,12 +343,24 @@ class Replay:
         self._flags[stream, place] = flags
         self._written[stream] = number + 1
 
+    def _push_out(self, stream: int, rows: int) -> None:
+        """Forget the oldest rows of a stream until `rows` more find room."""
+        over = max(0, self._written[stream] + rows - self._oldest[stream] - self.ring)
+        place = np.arange(self._oldest[stream], self._oldest[stream] + over) % self.ring
+        transitions = int(np.count_nonzero(self._flags[stream, place] & _EXISTS))
+        self._transitions -= transitions
+        self._episodes -= over - transitions
+        self._oldest[stream] += over
+
     def _close(self, stream: int) -> None:
         self._open[stream] = -1
         self._episodes += 1
 
-    def _checked(self, obs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Return the observation's arrays in storage order; raise ReplayError where one cannot be stored."""
+    def _checked(self, obs: Mapping[str, np.ndarray], rows: tuple[int, ...] = ()) -> list[np.ndarray]:
+        """Return one observation's arrays, or those of `rows` of them, in storage order.
+
+        Raises: ReplayError: one cannot be stored.
+        """
         if len(obs) != len(self._obs):
             raise ReplayError(f"observation has {sorted(obs)}, expected {sorted(self.obs_specs)}")
         values = []
@@ -321,8 +368,8 @@ class Replay:
             if name not in obs:
                 raise ReplayError(f"observation has {sorted(obs)}, expected {sorted(self.obs_specs)}")
             value = np.asarray(obs[name])
-            if value.shape != spec.shape:
-                raise ReplayError(f"observation {name!r} has shape {value.shape}, expected {spec.shape}")
+            if value.shape != (*rows, *spec.shape):
+                raise ReplayError(f"observation {name!r} has shape {value.shape}, expected {(*rows, *spec.shape)}")
             if value.dtype != column.dtype:
                 value = _cast(name, spec, value)
             if spec.kind == "vector" and not np.isfinite(value).all():

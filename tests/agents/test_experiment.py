@@ -291,7 +291,7 @@ def another(kind: Any, value: Any, metadata: Any) -> Any:
         return ["mask_velocity"]
     if get_origin(kind) is dict:
         return {"x_threshold": 1}
-    return 50  # int | None
+    return "runs/other" if kind == str | None else 50
 
 
 def leaves(cls=TrainOptions, path=""):

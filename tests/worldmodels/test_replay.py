@@ -278,3 +278,59 @@ def test_memory_is_what_is_declared():
     assert row_bytes(SPECS, 2) == 3 * 4 + 60 + 8 + 16 + 4 + 2 * 4 + 4 + 1
     with pytest.raises(ReplayError, match="expected at least 6 rows"):
         make(capacity=5, streams=3)
+
+
+def whole_episodes(count=3):
+    replay = make()
+    for k in range(count):
+        fill(replay, 0, 10 * k, 3 + k, end=("terminated", "truncated")[k % 2])
+    return replay, list(replay.iter_episodes())
+
+
+def test_an_episode_at_once_is_the_same_as_step_by_step():
+    replay, episodes = whole_episodes()
+    copy = make()
+    for episode in episodes:
+        copy.extend(0, episode)
+    assert copy.state() == replay.state() and (len(copy), copy.episodes) == (len(replay), replay.episodes)
+    sampled = [r.sample(8, 6, np.random.default_rng(0)) for r in (replay, copy)]
+    assert equal(*sampled)
+
+
+def test_extending_a_full_ring_pushes_out_the_oldest_and_keeps_the_counts():
+    _, episodes = whole_episodes()
+    small, slow = make(capacity=11), make(capacity=11)
+    for k, episode in enumerate(episodes):
+        small.extend(0, episode)
+        fill(slow, 0, 10 * k, 3 + k, end=("terminated", "truncated")[k % 2])
+    assert (len(small), small.episodes, small.rows) == (len(slow), slow.episodes, slow.rows) == (9, 2, 11)
+    assert equal(*(r.sample(8, 6, np.random.default_rng(0)) for r in (small, slow)))
+
+
+def test_an_episode_that_lacks_its_beginning_does_not_get_one():
+    _, (episode, *_) = whole_episodes()
+    replay = make()
+    replay.extend(0, episode | {"is_first": np.zeros(4, bool)})
+    assert not next(replay.iter_episodes())["is_first"].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": np.zeros((3, 3), np.float32)}, r"actions of an episode: expected finite numbers of shape \(3, 2\)"),
+        ({"reward": np.array([0, np.nan, 0])}, "rewards of an episode"),
+        ({"terminated": np.array([True, False, False])}, "goes on after a step"),
+        ({"obs": {}}, "observation has"),
+        ({"reward": np.zeros(0)}, "an episode of 0 steps"),
+        ({"reward": np.zeros(200)}, "an episode of 200 steps: expected 1 to 99"),
+    ],
+)
+def test_an_episode_that_cannot_be_stored_changes_nothing(change, message):
+    _, (episode, *_) = whole_episodes()
+    replay = make()
+    with pytest.raises(ReplayError, match=message):
+        replay.extend(0, episode | change)
+    assert (len(replay), replay.rows, replay.episodes) == (0, 0, 0)
+    replay.begin(0, observation(0))
+    with pytest.raises(ReplayError, match="while an episode is open"):
+        replay.extend(0, episode)
