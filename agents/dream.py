@@ -116,7 +116,7 @@ def dream(
         start = State(seen.context[:, -1], seen.z[:, -1])
         start = State(start.context.repeat(SAMPLES, 1), start.z.repeat(SAMPLES, 1))  # (S, ...)
         plan = torch.from_numpy(recording.action[context - 1 :]).to(device)  # (H, A)
-        rollout = world_model.imagine(start, plan.expand(SAMPLES, *plan.shape), total - context + 1)
+        rollout = world_model.imagine(start, plan.expand(SAMPLES, *plan.shape), total - context + 1, uncertainty=True)
         first = State(rollout.states.context[:1, 1:], rollout.states.z[:1, 1:])  # (1, H)
         shown = State(torch.cat([seen.context, first.context], 1), torch.cat([seen.z, first.z], 1))  # (1, T+1)
         likelihoods = world_model.decode(shown)

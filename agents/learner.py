@@ -17,9 +17,12 @@ from worldmodels.errors import NonFiniteError
 from worldmodels.types import Batch, State
 from worldmodels.world_model import WorldModel
 
+Pairs = list[tuple[nn.Parameter, Tensor]]
+"""Parameters and their gradients."""
+
 
 class Descent(NamedTuple):
-    """One optimiser's part of an update: step down the gradient of `loss`, clipped to norm `clip`.
+    """One optimiser's part of an update: step down the gradient of `loss`, that of each group clipped to norm `clip`.
 
     module: whose parameters the optimiser holds; they are named in messages.
     """
@@ -33,25 +36,31 @@ class Descent(NamedTuple):
 def apply_gradients(*descents: Descent) -> tuple[list[Tensor], str | None]:
     """Step every optimiser down its gradient if all losses and gradients are finite; else change nothing at all.
 
-    Returns: each gradient's norm before clipping, and None or what was not finite: `gradient of net.0.weight: 2 of 64`.
+    Returns: for each optimiser the norm of its first group's gradient before clipping, and None or what was not finite:
+    `gradient of net.0.weight: 2 of 64`.
     """
-    gradients: list[list[tuple[nn.Parameter, Tensor]]] = []
-    norms: list[Tensor] = []
+    gradients: list[list[Pairs]] = []  # of each optimiser, of each of its groups
+    norms: list[list[Tensor]] = []
     for loss, optimizer, _, _ in descents:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        gradients.append([(p, g) for p, g in zip(parameters, found, strict=True) if g is not None])
-        norms.append(torch.nn.utils.get_total_norm([g for _, g in gradients[-1]], foreach=True).detach())
-    checked = torch.stack([*norms, *(descent.loss.detach() for descent in descents)])
+        groups = [group["params"] for group in optimizer.param_groups]
+        parameters = [p for group in groups for p in group]
+        found = dict(zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+        gradients.append([[(p, found[p]) for p in group if found[p] is not None] for group in groups])
+        norms.append([torch.nn.utils.get_total_norm([g for _, g in own], foreach=True) for own in gradients[-1]])
+    first = [own[0].detach() for own in norms]
+    checked = torch.stack(
+        [*(n.detach() for own in norms for n in own), *(descent.loss.detach() for descent in descents)]
+    )
     if not bool(torch.isfinite(checked).all()):
-        return norms, _name_fault(descents, gradients)
-    for (_, optimizer, clip, _), pairs, norm in zip(descents, gradients, norms, strict=True):
-        scale = clip / torch.clamp(norm, min=clip)
-        for parameter, gradient in pairs:
-            parameter.grad = gradient * scale
+        return first, _name_fault(descents, gradients)
+    for (_, optimizer, clip, _), groups, own in zip(descents, gradients, norms, strict=True):
+        for pairs, norm in zip(groups, own, strict=True):
+            scale = clip / torch.clamp(norm, min=clip)
+            for parameter, gradient in pairs:
+                parameter.grad = gradient * scale
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return norms, None
+    return first, None
 
 
 class Learner:
@@ -62,7 +71,7 @@ class Learner:
 
     def __init__(self, world_model: WorldModel, policy: ActorCritic, options: TrainOptions) -> None:
         self.world_model, self.policy, self.options = world_model, policy, options
-        self.model_optimizer = Adam(world_model.parameters(), options.train.model_rate, fused=True)
+        self.model_optimizer = Adam(_model_groups(world_model), options.train.model_rate, fused=True)
         self.actor_optimizer = Adam(policy.actor.parameters(), options.agent.actor_rate, fused=True)
         self.critic_optimizer = Adam(policy.critic.parameters(), options.agent.critic_rate, fused=True)
         self.updates = 0
@@ -152,7 +161,7 @@ def name_non_finite(data: Mapping[str, Tensor], module: nn.Module, terms: Mappin
 def dump_batch(folder: Path, batch: Batch) -> str:
     """Write a batch to look at, `skipped_batch.safetensors`, and say where it is; full disks are said, not raised."""
     file = folder / "skipped_batch.safetensors"
-    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
     tensors |= {f"obs.{name}": value for name, value in tensors.pop("obs").items()}
     try:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, file)
@@ -161,8 +170,17 @@ def dump_batch(folder: Path, batch: Batch) -> str:
     return f"The batch is in {file}."
 
 
-def _name_fault(descents: Sequence[Descent], gradients: Sequence[Sequence[tuple[nn.Parameter, Tensor]]]) -> str:
-    for (loss, _, _, module), pairs in zip(descents, gradients, strict=True):
+def _model_groups(world_model: WorldModel) -> list[dict[str, list[nn.Parameter]]]:
+    """The ensemble is a group of its own: the length of its gradient does not clip that of the rest."""
+    ensemble = [] if world_model.ensemble is None else list(world_model.ensemble.parameters())
+    own = {id(parameter) for parameter in ensemble}
+    groups = [[p for p in world_model.parameters() if id(p) not in own], ensemble]
+    return [{"params": group} for group in groups if group]
+
+
+def _name_fault(descents: Sequence[Descent], gradients: Sequence[Sequence[Pairs]]) -> str:
+    for (loss, _, _, module), groups in zip(descents, gradients, strict=True):
+        pairs = [pair for group in groups for pair in group]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         tensors = [(f"gradient of {names[id(p)]}", gradient) for p, gradient in pairs]
         bad = _first_bad([("loss", loss), *tensors])

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from worldmodels.decoders import Decoder
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
-from worldmodels.dynamics import RecurrentPrior
+from worldmodels.dynamics import Ensemble, RecurrentPrior
 from worldmodels.encoders import Standardizer, Trunk, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead
@@ -65,7 +67,27 @@ def build_world_model(
         continuation=ContinuationHead(features, units=heads.units, layers=heads.layers, norm=options.norm),
         standardizer=standardizer,
         objective=options.objective,
+        ensemble=_ensemble(options, family, prior.context_size),
     )
+
+
+def _ensemble(options: WorldModelOptions, family: LatentFamily, context: int) -> Ensemble | None:
+    """The members, or None. The random state is left as it was: the same run without them draws the same numbers."""
+    ensemble = options.ensemble
+    if ensemble.members == 0:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return Ensemble(
+            family,
+            context,
+            members=ensemble.members,
+            units=ensemble.units,
+            layers=ensemble.layers,
+            prior_scale=ensemble.prior_scale,
+            keep=ensemble.keep,
+            clip=ensemble.clip,
+            norm=options.norm,
+        )
 
 
 def _family(options: WorldModelOptions) -> LatentFamily:

@@ -51,6 +51,23 @@ class RecurrentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+    """Members that predict the next latent beside the temporal prior, and whose disagreement is epistemic uncertainty.
+
+    members: how many; 0 for none. units, layers: size of each. prior_scale: weight of the fixed random function that
+    each member adds (0: none). keep: chance that a member is trained on a transition (1: on all). clip: largest norm of
+    a member's gradient.
+    """
+
+    members: int = field(default=5, metadata={"min": 0, "max": 128})
+    units: int = field(default=64, metadata={"min": 1, "max": 4096})
+    layers: int = field(default=1, metadata={"min": 0, "max": 8})
+    prior_scale: float = field(default=0.3, metadata={"min": 0.0})
+    keep: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    clip: float = field(default=10.0, metadata={"above": 0.0})
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """Reward and continuation heads."""
 
@@ -71,6 +88,7 @@ class ObjectiveOptions:
     dynamics: float = field(default=1.0, metadata={"min": 0.0})
     representation: float = field(default=0.1, metadata={"min": 0.0})
     marginal: float = field(default=1.0, metadata={"min": 0.0})
+    ensemble: float = field(default=1.0, metadata={"min": 0.0})
     free_nats: float = field(default=0.3, metadata={"min": 0.0})
 
 
@@ -89,5 +107,6 @@ class WorldModelOptions:
     gaussian: GaussianOptions = field(default_factory=GaussianOptions)
     categorical: CategoricalOptions = field(default_factory=CategoricalOptions)
     recurrent: RecurrentOptions = field(default_factory=RecurrentOptions)
+    ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
     heads: HeadOptions = field(default_factory=HeadOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)

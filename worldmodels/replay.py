@@ -239,6 +239,7 @@ class Replay:
             mask=torch.from_numpy((left & _EXISTS) != 0),
             is_first=torch.from_numpy((flags & _FIRST) != 0),
             obs_mask=torch.ones(batch, length + 1, dtype=torch.bool),
+            rows=torch.from_numpy((first[:, None] + np.arange(length + 1)) * self.streams + stream[:, None]),
         )
 
     def iter_episodes(self) -> Iterator[dict[str, Any]]:

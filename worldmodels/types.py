@@ -71,7 +71,8 @@ class Batch:
 
     obs: name -> (B, T+1, ...), images uint8. action: (B, T, A). reward: (B, T).
     terminated, truncated, mask: (B, T) bool; mask is False where no transition exists (an episode ended there).
-    is_first, obs_mask: (B, T+1) bool.
+    is_first, obs_mask: (B, T+1) bool. rows: (B, T+1) int64, numbers that name the observations for the whole run, or
+    None: what is bootstrapped by them then uses everything.
     """
 
     obs: dict[str, Tensor]
@@ -82,12 +83,16 @@ class Batch:
     mask: Tensor
     is_first: Tensor
     obs_mask: Tensor
+    rows: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """Every tensor on `device`."""
         moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
-            moved[name] = {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+            if isinstance(value, dict):
+                moved[name] = {k: v.to(device) for k, v in value.items()}
+            elif value is not None:
+                moved[name] = value.to(device)
         return replace(self, **moved)
 
     @property
@@ -98,13 +103,29 @@ class Batch:
         return starts
 
 
+class Uncertainty(NamedTuple):
+    """How sure an ensemble of K members is of the next latent, apart for what is unknown and what is random.
+
+    epistemic: (...) nats, information gain for Gaussian latents, mutual information for one-hots. aleatoric: (...)
+    nats, mean entropy of the members. epistemic_variance, aleatoric_variance: (..., Z), in units of the latent.
+    members: (K, ..., P), raw parameters.
+    """
+
+    epistemic: Tensor
+    aleatoric: Tensor
+    epistemic_variance: Tensor
+    aleatoric_variance: Tensor
+    members: Tensor
+
+
 @dataclass
 class Rollout:
     """H imagined steps from B states.
 
     states: (B, H+1). action: (B, H, A). reward: (B, H), of the state reached. continuation: (B, H), probability that
-    the episode goes on after the step. aleatoric: (B, H) nats, entropy of the temporal prior. epistemic: (B, H) nats,
-    or None without an ensemble.
+    the episode goes on after the step. aleatoric: (B, H) nats, entropy of the temporal prior; of the members, where
+    they were asked. The rest is None unless a model with an ensemble was asked for it: epistemic (B, H) nats,
+    epistemic_variance, aleatoric_variance (B, H, Z), members (K, B, H, P), as in `Uncertainty`.
     """
 
     states: State
@@ -113,6 +134,9 @@ class Rollout:
     continuation: Tensor
     aleatoric: Tensor
     epistemic: Tensor | None = None
+    epistemic_variance: Tensor | None = None
+    aleatoric_variance: Tensor | None = None
+    members: Tensor | None = None
 
 
 @dataclass
@@ -154,6 +178,10 @@ class LatentFamily(Protocol):
         """Most probable (or mean) latent (..., Z)."""
         ...
 
+    def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each dimension of the latent, each (..., Z)."""
+        ...
+
     def log_prob(self, raw: Tensor, z: Tensor) -> Tensor:
         """Log-density of z in nats (...)."""
         ...
@@ -187,6 +215,10 @@ class TemporalPrior(Protocol):
 
     def prior(self, context: Tensor) -> Tensor:
         """Raw parameters of p(z | context): (..., D) -> (..., P)."""
+        ...
+
+    def previous(self, context: Tensor) -> Tensor:
+        """The latent (..., Z) that a context (..., D) was advanced from."""
         ...
 
     def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:

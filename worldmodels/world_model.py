@@ -1,17 +1,31 @@
 """WorldModel: loss, infer, filter, imagine, decode. Made of conditional distributions and of nothing else."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from worldmodels.decoders import Decoder
+from worldmodels.dynamics.ensemble import Ensemble
 from worldmodels.encoders import Standardizer, VAEEncoder
+from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
 from worldmodels.options import ObjectiveOptions
 from worldmodels.priors import MarginalPrior
-from worldmodels.types import Batch, Encoding, LatentFamily, LossOutput, Policy, Rollout, State, TemporalPrior
+from worldmodels.types import (
+    Batch,
+    Encoding,
+    LatentFamily,
+    LossOutput,
+    Policy,
+    Rollout,
+    State,
+    TemporalPrior,
+    Uncertainty,
+)
+from worldmodels.uncertainty import decompose
 
 
 class WorldModel(nn.Module):
@@ -19,7 +33,8 @@ class WorldModel(nn.Module):
 
         log p(o_0..o_T | a) >= E_q[ log p(z_0) + sum log p(z_{t+1} | s_t, a_t) + sum (log_volume_t + log p(o_t | s_t)) ]
 
-    Use `worldmodels.build.build_world_model` to make one from options.
+    Use `worldmodels.build.build_world_model` to make one from options. `ensemble`, if there is one, learns beside the
+    rest from what the rest computes, and changes nothing of it.
     """  # noqa: D400, D415
 
     def __init__(
@@ -34,6 +49,7 @@ class WorldModel(nn.Module):
         continuation: ContinuationHead,
         standardizer: Standardizer,
         objective: ObjectiveOptions,
+        ensemble: Ensemble | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.family, self.marginal = encoder, family, marginal
@@ -41,6 +57,7 @@ class WorldModel(nn.Module):
         self.decoder, self.reward, self.continuation = decoder, reward, continuation
         self.standardizer = standardizer
         self.objective = objective
+        self.ensemble = ensemble
 
     @property
     def features_size(self) -> int:
@@ -75,6 +92,8 @@ class WorldModel(nn.Module):
             "representation": masked_mean(representation.clamp(min=self.objective.free_nats), follows),
             "marginal": masked_mean(dynamics, starts),
         } | encoding.aux
+        if self.ensemble is not None:
+            terms["ensemble"] = self._ensemble_loss(self.ensemble, encoding, contexts, batch)
         weights = vars(self.objective)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         bound = masked_mean(log_likelihood - kl, batch.obs_mask)
@@ -108,10 +127,11 @@ class WorldModel(nn.Module):
         encoding = self.encoder.encode(self.encoder.tokens(obs), context, sample=sample)
         return State(context, encoding.z)
 
-    def imagine(self, state: State, policy: Policy | Tensor, horizon: int) -> Rollout:
+    def imagine(self, state: State, policy: Policy | Tensor, horizon: int, *, uncertainty: bool = False) -> Rollout:
         """Roll `horizon` steps from `state` (B, ...) without observations or decoder.
 
         policy: features (B, F) -> action (B, A), or a fixed plan (B, H, A). Runs with or without gradients.
+        uncertainty: ask the ensemble about every step too, once for all of them; without an ensemble nothing changes.
         """
         contexts, latents, priors, actions = [state.context], [state.z], [], []
         for t in range(horizon):
@@ -125,13 +145,28 @@ class WorldModel(nn.Module):
             actions.append(action)
         states = State(torch.stack(contexts, 1), torch.stack(latents, 1))  # (B, H+1, ...)
         reached = states.features[:, 1:]
-        return Rollout(
+        rollout = Rollout(
             states,
             torch.stack(actions, 1),
             self.reward(reached).mean,
             self.continuation(reached).probs,
             self.family.entropy(torch.stack(priors, 1)),
         )
+        if not uncertainty or self.ensemble is None:
+            return rollout
+        return replace(rollout, **self._disagreement(self.ensemble, states.context[:, 1:])._asdict())
+
+    def uncertainty(self, states: State, action: Tensor) -> Uncertainty:
+        """What the ensemble says about taking `action` (..., A) in `states` (...).
+
+        Raises: ConfigError: the model has no ensemble.
+        """
+        if self.ensemble is None:
+            raise ConfigError("this world model has no ensemble: train it with world_model.ensemble.members=5")
+        lead = action.shape[:-1]
+        flat = State(states.context.reshape(-1, states.context.shape[-1]), states.z.reshape(-1, states.z.shape[-1]))
+        context = self.temporal_prior.advance(flat, action.reshape(-1, action.shape[-1]))
+        return self._disagreement(self.ensemble, context.reshape(*lead, -1))
 
     def dream_start(self, batch: int) -> State:
         """States (B, ...) drawn from the marginal prior of an episode's first latent."""
@@ -141,6 +176,26 @@ class WorldModel(nn.Module):
     def decode(self, states: State) -> dict[str, Distribution]:
         """Observation likelihoods of states (...)."""
         return self.decoder(states.features)
+
+    def _disagreement(self, ensemble: Ensemble, context: Tensor) -> Uncertainty:
+        """Contexts (..., D) -> uncertainty of the latents that they lead to."""
+        return decompose(self.family, ensemble(context, self.temporal_prior.previous(context)))
+
+    def _ensemble_loss(self, ensemble: Ensemble, encoding: Encoding, contexts: Tensor, batch: Batch) -> Tensor:
+        """Sum over members of KL(q || p_k), or -log p_k(z) without a posterior, in nats per step that the data hold.
+
+        Cut from everything else: contexts, latents and posterior are data here.
+        """
+        contexts = contexts.detach()[:, 1:]
+        members = ensemble(contexts, self.temporal_prior.previous(contexts))  # (K, B, T, P)
+        if encoding.posterior is None:
+            nats = -self.family.log_prob(members, encoding.z.detach()[:, 1:])
+        else:
+            nats = self.family.kl(encoding.posterior.detach()[:, 1:], members)
+        seen = (~batch.starts & batch.obs_mask)[:, 1:].expand_as(nats)  # (K, B, T)
+        if batch.rows is not None:
+            seen = seen & ensemble.sees(batch.rows[:, 1:])
+        return ensemble.members * masked_mean(nats, seen)
 
     def _encode(self, batch: Batch) -> tuple[Encoding, Tensor]:
         """Encodings and contexts (B, T+1, ...) of a window."""

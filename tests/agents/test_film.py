@@ -47,7 +47,7 @@ class Physics(torch.nn.Module):
         self.seen.append(obs["obs"])
         return State(torch.zeros(1, 1), obs["obs"])
 
-    def imagine(self, state, plan, horizon):
+    def imagine(self, state, plan, horizon, *, uncertainty):
         assert plan.shape[:2] == (len(state.z), horizon)
         z, rewards = [state.z], []
         for t in range(horizon):
@@ -104,7 +104,7 @@ def test_recording_is_aligned_and_ends_with_the_episode():
 def test_a_film_of_numbers_shows_picture_and_curves():
     agent = CountingAgent(EnvOptions(id="CartPole-v1"))
     agent.world_model = Physics()
-    agent.world_model.imagine = lambda state, plan, horizon: Rollout(
+    agent.world_model.imagine = lambda state, plan, horizon, uncertainty: Rollout(
         State(state.context[:, None].expand(-1, horizon + 1, -1), state.z[:, None].expand(-1, horizon + 1, -1)),
         plan, torch.ones(SAMPLES, horizon), torch.ones(SAMPLES, horizon), torch.ones(SAMPLES, horizon),
         torch.full((SAMPLES, horizon), 2.0),

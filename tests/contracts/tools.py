@@ -9,6 +9,7 @@ from torch import Tensor
 from worldmodels.build import build_world_model
 from worldmodels.options import (
     CategoricalOptions,
+    EnsembleOptions,
     GaussianOptions,
     HeadOptions,
     ObjectiveOptions,
@@ -54,6 +55,7 @@ def small_options(
         gaussian=GaussianOptions(size=4),
         categorical=CategoricalOptions(groups=2, classes=3),
         recurrent=RecurrentOptions(deter=8, hidden=8, blocks=blocks, core_layers=core_layers),
+        ensemble=EnsembleOptions(members=2, units=8),
         heads=HeadOptions(units=8, bins=21),
         objective=ObjectiveOptions(),
     )

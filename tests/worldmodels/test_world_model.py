@@ -41,6 +41,15 @@ def parts_of(model, batch):
     return out
 
 
+def member_terms(model, parts):
+    """KL(q || p_k) of each member, the mean over the transitions of the window."""
+    follows = [(posterior, state) for start, posterior, _, state, _ in parts.values() if not start]
+    posterior = torch.cat([q for q, _ in follows])
+    context = torch.cat([state.context for _, state in follows])
+    members = model.ensemble(context, model.temporal_prior.previous(context))
+    return [model.family.kl(posterior, member).mean() for member in members]
+
+
 @pytest.mark.parametrize("sees", [False, True])
 @pytest.mark.parametrize("posterior", FAMILIES)
 def test_terms_and_bound_are_the_sums_written_out(posterior, sees):
@@ -65,6 +74,7 @@ def test_terms_and_bound_are_the_sums_written_out(posterior, sees):
         "dynamics": follows.mean(),
         "representation": follows.mean(),
         "marginal": starts.mean(),
+        "ensemble": sum(member_terms(model, parts)),
     }
     assert set(output.terms) == set(expected)
     for name, value in expected.items():

@@ -28,6 +28,11 @@ class CategoricalFamily:
         probs = raw.unflatten(-1, (self.groups, self.classes)).softmax(-1)
         return (1 - self.unimix) * probs + self.unimix / self.classes
 
+    def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (..., G * C) -> probability of each class and its standard deviation, each (..., G * C)."""
+        probs = self.probs(raw).flatten(-2)
+        return probs, (probs * (1 - probs)).sqrt()
+
     ordered = False
 
     def sharpen(self, raw: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Temporal priors: what comes next."""
 
+from worldmodels.dynamics.ensemble import Ensemble
 from worldmodels.dynamics.recurrent import RecurrentPrior
 
-__all__ = ["RecurrentPrior"]
+__all__ = ["Ensemble", "RecurrentPrior"]

@@ -65,8 +65,11 @@ class RecurrentPrior(nn.Module):
 
     def prior(self, context: Tensor) -> Tensor:
         """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
-        raw = self.head(context)
-        return self.family.shift(raw, context[..., self.deter : self.deter + self.latent])
+        return self.family.shift(self.head(context), self.previous(context))
+
+    def previous(self, context: Tensor) -> Tensor:
+        """(..., D) -> the latent (..., Z) that the context was advanced from."""
+        return context[..., self.deter : self.deter + self.latent]
 
     def forward(self, context: Tensor) -> Distribution:
         """(..., D) -> p(z | h)."""
