@@ -1,16 +1,18 @@
 """Part names to parts: the one place where a world model's options become modules."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from worldmodels.decoders import Decoder
-from worldmodels.distributions import CategoricalFamily, GaussianFamily
+from worldmodels.decoders import Decoder, InverseDecoder
+from worldmodels.distributions import CategoricalFamily, FlowFamily, GaussianFamily
 from worldmodels.dynamics import Ensemble, RecurrentPrior
-from worldmodels.encoders import Standardizer, Trunk, VAEEncoder
+from worldmodels.encoders import FlowEncoder, Standardizer, Trunk, VAEEncoder
 from worldmodels.errors import ConfigError
+from worldmodels.flows import coupling_flow
 from worldmodels.heads import ContinuationHead, TwoHotHead
-from worldmodels.options import WorldModelOptions
+from worldmodels.options import FlowOptions, WorldModelOptions
 from worldmodels.priors import MarginalPrior
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import LatentFamily
@@ -20,36 +22,38 @@ from worldmodels.world_model import WorldModel
 def build_world_model(
     options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec], action_spec: ActionSpec
 ) -> WorldModel:
-    """A freshly initialised world model; parameters are drawn from torch's global generator."""
+    """A freshly initialised world model; parameters are drawn from torch's global generator.
+
+    Raises: ConfigError: an unknown part, or parts that do not go together.
+    """
     trunk_options, heads = options.trunk, options.heads
-    family = _family(options)
-    standardizer = Standardizer(obs_specs)
     if options.temporal_prior != "recurrent":
         raise ConfigError(f"world_model.temporal_prior: unknown part {options.temporal_prior!r}; known: recurrent")
-    if options.encoder != "vae":
-        raise ConfigError(f"world_model.encoder: unknown part {options.encoder!r}; known: vae")
+    if options.encoder not in ("vae", "flow"):
+        raise ConfigError(f"world_model.encoder: unknown part {options.encoder!r}; known: flow, vae")
     if options.recurrent.deter % options.recurrent.blocks:
         raise ConfigError(
             f"world_model.recurrent: deter {options.recurrent.deter} does not divide into "
             f"{options.recurrent.blocks} blocks; make it a multiple"
         )
+    posterior = _posterior_family(options, obs_specs)
+    family = _transition_family(options, posterior)
+    standardizer = Standardizer(obs_specs)
     prior = RecurrentPrior(family, action_spec.size, **vars(options.recurrent), norm=options.norm)
-    trunk = Trunk(
-        obs_specs,
-        standardizer,
-        units=trunk_options.units,
-        layers=trunk_options.layers,
-        depth=trunk_options.depth,
-        norm=options.norm,
-    )
-    context = prior.context_size if options.posterior_sees_context else 0
     features = prior.context_size + family.width
+    encoder = (
+        _flow_encoder(options, obs_specs, standardizer)
+        if options.encoder == "flow"
+        else _vae_encoder(options, obs_specs, standardizer, posterior, prior.context_size)
+    )
     return WorldModel(
-        encoder=VAEEncoder(trunk, family, context=context, units=trunk_options.units, norm=options.norm),
+        encoder=encoder,
         family=family,
         temporal_prior=prior,
         marginal=MarginalPrior(family),
-        decoder=Decoder(
+        decoder=InverseDecoder(encoder.decode, latent=family.width)
+        if isinstance(encoder, FlowEncoder)
+        else Decoder(
             obs_specs,
             standardizer,
             features,
@@ -67,7 +71,7 @@ def build_world_model(
         continuation=ContinuationHead(features, units=heads.units, layers=heads.layers, norm=options.norm),
         standardizer=standardizer,
         objective=options.objective,
-        ensemble=_ensemble(options, family, prior.context_size),
+        ensemble=_ensemble(options, posterior, prior.context_size),
     )
 
 
@@ -90,9 +94,70 @@ def _ensemble(options: WorldModelOptions, family: LatentFamily, context: int) ->
         )
 
 
-def _family(options: WorldModelOptions) -> LatentFamily:
+def _posterior_family(options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec]) -> LatentFamily:
+    """The family of the latent that the encoder writes; a bijection's is as wide as the observation."""
+    if options.encoder == "flow":
+        _check_flow_encoder(options, obs_specs)
+        return GaussianFamily(sum(spec.width for spec in obs_specs.values()), options.gaussian.min_std)
     if options.posterior == "gaussian":
         return GaussianFamily(options.gaussian.size, options.gaussian.min_std)
     if options.posterior == "categorical":
         return CategoricalFamily(options.categorical.groups, options.categorical.classes, options.categorical.unimix)
     raise ConfigError(f"world_model.posterior: unknown part {options.posterior!r}; known: categorical, gaussian")
+
+
+def _check_flow_encoder(options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec]) -> None:
+    """Raise ConfigError where no bijection of real numbers can serve."""
+    others = ", ".join(f"{name} ({spec.kind})" for name, spec in obs_specs.items() if spec.kind != "vector")
+    if others:
+        raise ConfigError(
+            f"world_model.encoder=flow: expected vector observations alone, got {others}; use world_model.encoder=vae"
+        )
+    if options.posterior != "gaussian":
+        raise ConfigError(
+            f"world_model.posterior: expected gaussian with world_model.encoder=flow, whose latent is a real vector, "
+            f"got {options.posterior!r}"
+        )
+    if options.posterior_sees_context:
+        raise ConfigError(
+            "world_model.posterior_sees_context: expected false with world_model.encoder=flow, which reads the "
+            "observation alone, got true"
+        )
+
+
+def _transition_family(options: WorldModelOptions, posterior: LatentFamily) -> LatentFamily:
+    """The family of p(z' | h), over the same latent as the posterior."""
+    if options.transition == "same":
+        return posterior
+    if not isinstance(posterior, GaussianFamily):
+        raise ConfigError(
+            f"world_model.transition=flow: expected world_model.posterior=gaussian, got {options.posterior!r}; "
+            "a flow has a density over real vectors alone"
+        )
+    transform = coupling_flow(posterior.width, options.flow.context, **_couplings(options.flow))
+    return FlowFamily(posterior.width, posterior.min_std, transform, options.flow.context)
+
+
+def _flow_encoder(
+    options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec], standardizer: Standardizer
+) -> FlowEncoder:
+    width = sum(spec.width for spec in obs_specs.values())
+    transform = coupling_flow(width, **_couplings(options.flow))
+    return FlowEncoder(obs_specs, standardizer, transform, noise=options.flow.noise)
+
+
+def _vae_encoder(
+    options: WorldModelOptions,
+    obs_specs: Mapping[str, ObsSpec],
+    standardizer: Standardizer,
+    family: LatentFamily,
+    context: int,
+) -> VAEEncoder:
+    sizes = options.trunk
+    trunk = Trunk(obs_specs, standardizer, units=sizes.units, layers=sizes.layers, depth=sizes.depth, norm=options.norm)
+    seen = context if options.posterior_sees_context else 0
+    return VAEEncoder(trunk, family, context=seen, units=sizes.units, norm=options.norm)
+
+
+def _couplings(options: FlowOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("kind", "transforms", "units", "layers", "bins")}

@@ -4,6 +4,7 @@ A key such as `posterior` names a part; the section of that part's own name hold
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,22 @@ class EnsembleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """Coupling flow: of the encoder `flow`, and of the transition prior `flow`."""
+
+    kind: Literal["nice", "realnvp", "nsf"] = "realnvp"
+    transforms: int = field(default=4, metadata={"min": 1, "max": 64})
+    units: int = field(default=32, metadata={"min": 1, "max": 4096})
+    layers: int = field(default=1, metadata={"min": 1, "max": 8})
+    bins: int = field(default=8, metadata={"min": 2, "max": 256})
+    """Pieces of each spline of `nsf`."""
+    noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
+    """Standard deviation of what the encoder adds to standardised observations when it samples; 0: exact likelihood."""
+    context: int = field(default=16, metadata={"min": 1, "max": 1024})
+    """Numbers out of the temporal prior that a transition flow is conditioned on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """Reward and continuation heads."""
 
@@ -97,10 +114,13 @@ class WorldModelOptions:
     """A world model: which part plays which role, and each part's section."""
 
     encoder: str = "vae"
+    """`vae`, or `flow`: a bijection of vector observations with an exact likelihood; its latent is as wide as they."""
     posterior: str = "gaussian"
     posterior_sees_context: bool = False
     """q(z | o, h) instead of q(z | o). Without it the temporal prior scans a window with its inputs batched."""
     temporal_prior: str = "recurrent"
+    transition: Literal["same", "flow"] = "same"
+    """Family of p(z' | h): the posterior's own, or a conditional flow over the same latent."""
     norm: bool = True
     """Layer normalisation in every perceptron. Off, few low-dimensional data are fitted more precisely."""
     trunk: TrunkOptions = field(default_factory=TrunkOptions)
@@ -108,5 +128,6 @@ class WorldModelOptions:
     categorical: CategoricalOptions = field(default_factory=CategoricalOptions)
     recurrent: RecurrentOptions = field(default_factory=RecurrentOptions)
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
+    flow: FlowOptions = field(default_factory=FlowOptions)
     heads: HeadOptions = field(default_factory=HeadOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)

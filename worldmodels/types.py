@@ -4,9 +4,9 @@ Axes, in this order: K ensemble, B batch, T time (H imagined), features. Z is th
 F = D + Z of the features, A of an encoded action, P of a latent family's raw parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -144,7 +144,8 @@ class LossOutput:
     """What `WorldModel.loss` returns.
 
     total: scalar to minimise. terms: name -> scalar, unweighted, in nats per valid step. bound: scalar, the evidence
-    lower bound on log p(o_0..o_T | a) in nats per observation, without free nats or balance (a bound, not exact).
+    lower bound on log p(o_0..o_T | a) in nats per observation, without free nats or balance; exact for a bijection
+    without noise.
     states: posterior states (B, T+1), detached.
     """
 
@@ -155,8 +156,25 @@ class LossOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Encoder(Protocol):
+    """Observation to latent, with what that did to volume."""
+
+    sees_context: bool
+
+    def tokens(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Observations (..., *shape) -> (..., E), computed for a whole window at once, independent of the context."""
+        ...
+
+    def encode(self, tokens: Tensor, context: Tensor | None = None, *, sample: bool = True) -> Encoding:
+        """The encoding of tokens (..., E); `sample` draws the latent instead of taking the middle. Never decodes."""
+        ...
+
+
 class LatentFamily(Protocol):
-    """A latent distribution as pure functions of raw parameters (..., P)."""
+    """A latent distribution as pure functions of raw parameters (..., P).
+
+    A family with parameters of its own (a flow) holds them in an attribute `module`; the world model trains it.
+    """
 
     width: int
     parameters: int
@@ -187,11 +205,11 @@ class LatentFamily(Protocol):
         ...
 
     def entropy(self, raw: Tensor) -> Tensor:
-        """Entropy in nats (...)."""
+        """Entropy in nats (...); an estimate by one sample where it has no closed form."""
         ...
 
     def kl(self, raw_q: Tensor, raw_p: Tensor) -> Tensor:
-        """Closed-form KL(q || p) in nats, summed over the latent (...)."""
+        """KL(q || p) in nats (...), summed over the latent; an estimate by one sample where it has no closed form."""
         ...
 
     def distribution(self, raw: Tensor) -> Distribution:
@@ -227,6 +245,26 @@ class TemporalPrior(Protocol):
 
     def forward(self, context: Tensor) -> Distribution:
         """p(z | context) as a Distribution."""
+        ...
+
+
+Kind = Literal["exact", "bound", "none"]
+"""What a reported log-density is: the density itself, a lower bound on it, or nothing (a model that has none)."""
+
+
+class DensityModel(Protocol):
+    """A model of still data x (N, ...): what the families of generative models have in common."""
+
+    def log_prob(self, x: Tensor) -> tuple[Tensor, Kind]:
+        """Nats (N,) and what they are; NaN with `none`."""
+        ...
+
+    def sample(self, n: int) -> Tensor:
+        """New data (n, ...), in the units of x."""
+        ...
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Scalar to minimise, in nats per row."""
         ...
 
 

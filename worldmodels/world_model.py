@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from worldmodels.decoders import Decoder
+from worldmodels.decoders import Decoder, InverseDecoder
 from worldmodels.dynamics.ensemble import Ensemble
-from worldmodels.encoders import Standardizer, VAEEncoder
+from worldmodels.encoders import FlowEncoder, Standardizer, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
 from worldmodels.options import ObjectiveOptions
@@ -40,11 +41,11 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         *,
-        encoder: VAEEncoder,
+        encoder: VAEEncoder | FlowEncoder,
         family: LatentFamily,
         temporal_prior: TemporalPrior,
         marginal: MarginalPrior,
-        decoder: Decoder,
+        decoder: Decoder | InverseDecoder,
         reward: TwoHotHead,
         continuation: ContinuationHead,
         standardizer: Standardizer,
@@ -53,6 +54,7 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.family, self.marginal = encoder, family, marginal
+        self.family_module: nn.Module | None = getattr(family, "module", None)
         self.temporal_prior = temporal_prior
         self.decoder, self.reward, self.continuation = decoder, reward, continuation
         self.standardizer = standardizer
@@ -80,23 +82,20 @@ class WorldModel(nn.Module):
         features = states.features  # (B, T+1, F)
         raw_prior = self._prior_of(contexts, batch)
         log_likelihood, weighted = self.decoder.log_prob(features, batch.obs)  # (B, T+1)
-        kl, dynamics, representation = self._divergences(encoding, raw_prior)  # (B, T+1) each
+        kl, latent_terms = self._divergences(encoding, raw_prior, batch)  # (B, T+1)
         reached = features[:, 1:]  # (B, T, F): reward and continuation belong to the state that was reached
-        starts = batch.starts & batch.obs_mask
-        follows = ~batch.starts & batch.obs_mask
         terms = {
             "observation": -masked_mean(weighted, batch.obs_mask),
             "reward": -masked_mean(self.reward(reached).log_prob(batch.reward), batch.mask),
             "continuation": -masked_mean(self.continuation(reached).log_prob((~batch.terminated).float()), batch.mask),
-            "dynamics": masked_mean(dynamics.clamp(min=self.objective.free_nats), follows),
-            "representation": masked_mean(representation.clamp(min=self.objective.free_nats), follows),
-            "marginal": masked_mean(dynamics, starts),
+            **latent_terms,
         } | encoding.aux
         if self.ensemble is not None:
             terms["ensemble"] = self._ensemble_loss(self.ensemble, encoding, contexts, batch)
         weights = vars(self.objective)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         bound = masked_mean(log_likelihood - kl, batch.obs_mask)
+        follows = ~batch.starts & batch.obs_mask
         metrics = {"kl": masked_mean(kl, follows), "log_likelihood": masked_mean(log_likelihood, batch.obs_mask)}
         detached = {name: value.detach() for name, value in (terms | metrics).items()}
         return LossOutput(total, terms, bound.detach(), states.detach(), detached)
@@ -105,6 +104,18 @@ class WorldModel(nn.Module):
         """Posterior states (B, T+1) of a batch of windows."""
         encoding, contexts = self._encode(batch)
         return State(contexts, encoding.z)
+
+    def log_weight(self, batch: Batch, *, sample: bool = True) -> Tensor:
+        """log p(o_t | s_t) + log p(z_t | h_t) - log q(z_t | o_t) of every step in nats (B, T+1), 0 where unseen.
+
+        For a bijection with `sample` False this is log p(o_t | o_0..o_{t-1}, a), exactly; else its sum over a window is
+        the log-weight of one importance sample.
+        """
+        encoding, contexts = self._encode(batch, sample=sample)
+        states = State(contexts, encoding.z)
+        log_likelihood, _ = self.decoder.log_prob(states.features, batch.obs)
+        log_prior = self.family.log_prob(self._prior_of(contexts, batch), encoding.z)
+        return torch.where(batch.obs_mask, log_likelihood + log_prior + encoding.log_volume, 0)
 
     def filter(
         self,
@@ -179,7 +190,7 @@ class WorldModel(nn.Module):
 
     def _disagreement(self, ensemble: Ensemble, context: Tensor) -> Uncertainty:
         """Contexts (..., D) -> uncertainty of the latents that they lead to."""
-        return decompose(self.family, ensemble(context, self.temporal_prior.previous(context)))
+        return decompose(ensemble.family, ensemble(context, self.temporal_prior.previous(context)))
 
     def _ensemble_loss(self, ensemble: Ensemble, encoding: Encoding, contexts: Tensor, batch: Batch) -> Tensor:
         """Sum over members of KL(q || p_k), or -log p_k(z) without a posterior, in nats per step that the data hold.
@@ -189,20 +200,20 @@ class WorldModel(nn.Module):
         contexts = contexts.detach()[:, 1:]
         members = ensemble(contexts, self.temporal_prior.previous(contexts))  # (K, B, T, P)
         if encoding.posterior is None:
-            nats = -self.family.log_prob(members, encoding.z.detach()[:, 1:])
+            nats = -ensemble.family.log_prob(members, encoding.z.detach()[:, 1:])
         else:
-            nats = self.family.kl(encoding.posterior.detach()[:, 1:], members)
+            nats = ensemble.family.kl(encoding.posterior.detach()[:, 1:], members)
         seen = (~batch.starts & batch.obs_mask)[:, 1:].expand_as(nats)  # (K, B, T)
         if batch.rows is not None:
             seen = seen & ensemble.sees(batch.rows[:, 1:])
         return ensemble.members * masked_mean(nats, seen)
 
-    def _encode(self, batch: Batch) -> tuple[Encoding, Tensor]:
+    def _encode(self, batch: Batch, *, sample: bool = True) -> tuple[Encoding, Tensor]:
         """Encodings and contexts (B, T+1, ...) of a window."""
         tokens = self.encoder.tokens(batch.obs)  # (B, T+1, E)
         starts = batch.starts
         if not self.encoder.sees_context:
-            encoding = self.encoder.encode(tokens)
+            encoding = self.encoder.encode(tokens, sample=sample)
             return encoding, self.temporal_prior.scan(encoding.z, batch.action, starts)
         context = self.temporal_prior.initial(tokens.shape[0])
         encodings, contexts = [], []
@@ -210,7 +221,7 @@ class WorldModel(nn.Module):
             if t > 0:
                 advanced = self.temporal_prior.advance(State(context, encodings[-1].z), batch.action[:, t - 1])
                 context = advanced * (~starts[:, t]).unsqueeze(-1)
-            encodings.append(self.encoder.encode(tokens[:, t], context))
+            encodings.append(self.encoder.encode(tokens[:, t], context, sample=sample))
             contexts.append(context)
         posteriors = [e.posterior for e in encodings if e.posterior is not None]
         encoding = Encoding(
@@ -225,11 +236,33 @@ class WorldModel(nn.Module):
         temporal = self.temporal_prior.prior(contexts)
         return torch.where(batch.starts.unsqueeze(-1), self.marginal.parameters_of(batch.is_first), temporal)
 
-    def _divergences(self, encoding: Encoding, raw_prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """KL(q || p), KL(sg q || p), KL(q || sg p) in nats (B, T+1); one-sample estimates without a posterior."""
+    def _divergences(self, encoding: Encoding, raw_prior: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """log q(z|o) - log p(z|h) in nats (B, T+1), detached, and the loss terms dynamics, representation, marginal.
+
+        Free nats hold for each step's closed-form KL, and for the batch mean of a one-sample estimate. A bijection has
+        no posterior: the terms are its exact negative log-likelihood, with nothing to leave free or to balance.
+        """
+        starts, follows = batch.starts & batch.obs_mask, ~batch.starts & batch.obs_mask
+        free = self.objective.free_nats
         if encoding.posterior is None:
-            kl = -self.family.log_prob(raw_prior, encoding.z) - encoding.log_volume
-            return kl.detach(), kl, kl
-        dynamics = self.family.kl(encoding.posterior.detach(), raw_prior)
-        representation = self.family.kl(encoding.posterior, raw_prior.detach())
-        return dynamics.detach(), dynamics, representation
+            nats = -self.family.log_prob(raw_prior, encoding.z) - encoding.log_volume
+            parts = {
+                name: masked_mean(torch.where(where, nats, 0), batch.obs_mask)
+                for name, where in (("dynamics", follows), ("marginal", starts))
+            }
+            return nats.detach(), parts | {"representation": torch.zeros_like(parts["dynamics"])}
+        if self.family_module is None:
+            dynamics = self.family.kl(encoding.posterior.detach(), raw_prior)
+            representation = self.family.kl(encoding.posterior, raw_prior.detach())
+            return dynamics.detach(), {
+                "dynamics": masked_mean(dynamics.clamp(min=free), follows),
+                "representation": masked_mean(representation.clamp(min=free), follows),
+                "marginal": masked_mean(dynamics, starts),
+            }
+        dynamics = -encoding.log_volume.detach() - self.family.log_prob(raw_prior, encoding.z.detach())
+        representation = -encoding.log_volume - self.family.log_prob(raw_prior.detach(), encoding.z)
+        return dynamics.detach(), {
+            "dynamics": masked_mean(dynamics, follows).clamp(min=free or -inf),
+            "representation": masked_mean(representation, follows).clamp(min=free or -inf),
+            "marginal": masked_mean(dynamics, starts),
+        }

@@ -31,16 +31,29 @@ EVERY_PART = [  # every combination of the other parts, on vectors
 ]
 
 
-@pytest.fixture(params=list(dict.fromkeys(EVERY_KIND + EVERY_PART)), ids=lambda p: "-".join(map(str, p)))
+FLOWS = {  # a bijection as the encoder, a flow as the transition prior, and both
+    "flow encoder": {"encoder": "flow"},
+    "flow transition": {"transition": "flow"},
+    "flow both": {"encoder": "flow", "transition": "flow"},
+}
+EVERY_FLOW = [
+    (name, "vector", sees, 1, False, action)
+    for name, sees, action in product(FLOWS, (False, True), ACTIONS)
+    if not (sees and "encoder" in FLOWS[name])
+] + [("flow transition", "mixed", False, 1, False, "discrete")]
+
+
+@pytest.fixture(params=list(dict.fromkeys(EVERY_KIND + EVERY_PART + EVERY_FLOW)), ids=lambda p: "-".join(map(str, p)))
 def case(request):
     """A model with no free nats, the specs it was made from, and the options."""
     posterior, obs, sees, blocks, core, action = request.param
     options = small_options(
-        posterior,
+        "gaussian" if posterior in FLOWS else posterior,
         blocks=blocks,
         core_layers=int(core),
         posterior_sees_context=sees,
         objective=ObjectiveOptions(free_nats=0.0),
+        **FLOWS.get(posterior, {}),
     )
     return small_model(options, OBS[obs], ACTIONS[action]), OBS[obs], ACTIONS[action]
 

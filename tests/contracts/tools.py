@@ -10,6 +10,7 @@ from worldmodels.build import build_world_model
 from worldmodels.options import (
     CategoricalOptions,
     EnsembleOptions,
+    FlowOptions,
     GaussianOptions,
     HeadOptions,
     ObjectiveOptions,
@@ -51,6 +52,7 @@ def small_options(
     """Options of a model with a few thousand parameters; `changes` are top-level fields."""
     options = WorldModelOptions(
         posterior=posterior,
+        flow=FlowOptions(transforms=2, units=4, context=3),
         trunk=TrunkOptions(units=8, layers=1, depth=2),
         gaussian=GaussianOptions(size=4),
         categorical=CategoricalOptions(groups=2, classes=3),
@@ -160,5 +162,8 @@ def cut(batch: Batch, row: int, start: int, stop: int) -> Batch:
 
 def still(model: WorldModel) -> WorldModel:
     """The same model with samples that are modes: the same noise (none) whatever the order of the draws."""
-    model.family.sample = model.family.mode  # type: ignore[method-assign]
+    for family in (model.family, getattr(model.encoder, "family", model.family)):
+        family.sample = family.mode  # type: ignore[method-assign]
+    if hasattr(model.encoder, "noise"):
+        model.encoder.noise = 0.0  # type: ignore[assignment]
     return model

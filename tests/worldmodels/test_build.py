@@ -10,6 +10,7 @@ from worldmodels.build import build_world_model
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
 from worldmodels.errors import ConfigError
 from worldmodels.options import HeadOptions, RecurrentOptions, TrunkOptions
+from worldmodels.specs import ObsSpec
 
 
 def build(options, obs=VECTOR, action=ACTIONS["discrete"]):
@@ -22,13 +23,33 @@ def build(options, obs=VECTOR, action=ACTIONS["discrete"]):
     [
         ({"posterior": "gausian"}, "world_model.posterior: unknown part 'gausian'; known: categorical, gaussian"),
         ({"temporal_prior": "lstm"}, "world_model.temporal_prior: unknown part 'lstm'"),
-        ({"encoder": "flow"}, "world_model.encoder: unknown part 'flow'"),
+        ({"encoder": "flo"}, "world_model.encoder: unknown part 'flo'"),
         ({"recurrent": RecurrentOptions(deter=10, blocks=4)}, "deter 10 does not divide into 4 blocks"),
     ],
 )
 def test_unknown_part_or_impossible_size_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(replace(small_options(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "obs", "message"),
+    [
+        ({"encoder": "flow"}, "mixed", "expected vector observations alone, got camera .image., gear .discrete.*vae"),
+        ({"encoder": "flow"}, "grey 10x10", "world_model.encoder=flow: expected vector observations alone, got obs"),
+        ({"encoder": "flow", "posterior": "categorical"}, "vector", "expected gaussian with world_model.encoder=flow"),
+        ({"encoder": "flow", "posterior_sees_context": True}, "vector", "posterior_sees_context: expected false"),
+        ({"transition": "flow", "posterior": "categorical"}, "vector", "world_model.transition=flow: expected"),
+    ],
+)
+def test_a_flow_is_refused_where_no_bijection_of_real_vectors_serves(changes, obs, message):
+    with pytest.raises(ConfigError, match=message):
+        build(replace(small_options(), **changes), OBS[obs])
+
+
+def test_the_flow_encoders_latent_is_as_wide_as_the_observations():
+    model = build(small_options(encoder="flow"), {"a": ObsSpec("vector", (3,)), "b/c": ObsSpec("vector", (2,))})
+    assert model.family.width == 5 and model.family.min_std == small_options().gaussian.min_std
 
 
 def test_sizes_and_names_reach_their_parts():

@@ -1,5 +1,6 @@
 """Decoders: likelihoods of every observation kind."""
 
 from worldmodels.decoders.decoder import Decoder
+from worldmodels.decoders.inverse import InverseDecoder
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "InverseDecoder"]

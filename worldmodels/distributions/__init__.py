@@ -2,12 +2,14 @@
 
 from worldmodels.distributions.bounded import TanhNormal
 from worldmodels.distributions.categorical import CategoricalFamily, StraightThroughCategoricals, sample_one_hot
+from worldmodels.distributions.flow import FlowFamily
 from worldmodels.distributions.gaussian import GaussianFamily, SymlogNormal, symexp, symlog
 from worldmodels.distributions.image import ImageNormal
 from worldmodels.distributions.two_hot import TwoHot, two_hot_bins
 
 __all__ = [
     "CategoricalFamily",
+    "FlowFamily",
     "GaussianFamily",
     "ImageNormal",
     "StraightThroughCategoricals",
