@@ -13,9 +13,9 @@ from agents.compose import compose
 from agents.options import TrainOptions
 from worldmodels.config import build, dump_yaml, load_yaml, to_mapping
 from worldmodels.errors import CheckpointError, ConfigError
-from worldmodels.files import write_file
+from worldmodels.files import TEMPORARY, write_file
 from worldmodels.lock import RunLock
-from worldmodels.run_folder import list_checkpoints
+from worldmodels.run_folder import list_checkpoints, never_saved
 
 CONFIG_FILE = "config.yaml"
 RESUMABLE = (
@@ -41,7 +41,7 @@ def load_options(overrides: Sequence[str]) -> TrainOptions:
     if given.get("run") is None:
         raise ConfigError("resume=true needs run=PATH, the folder of the run to go on with")
     run = Path(str(given["run"])).expanduser()
-    if not (run / CONFIG_FILE).is_file() or not (run / "checkpoints").is_dir():
+    if not (run / CONFIG_FILE).is_file() or not (never_saved(run) or (run / "checkpoints").is_dir()):
         raise CheckpointError(f"no usable checkpoint in {run}; leave out resume=true to start a new run there")
     options = build(TrainOptions, _merged(load_yaml(run / CONFIG_FILE), given))
     resume_changes(options)
@@ -102,7 +102,7 @@ def check_run(options: TrainOptions) -> TrainOptions:
     run = _folder(options)
     if options.resume:
         resume_changes(options)
-    elif run.exists() and not (run.is_dir() and os.access(run, os.R_OK | os.W_OK | os.X_OK) and not any(run.iterdir())):
+    elif run.exists() and not _is_free(run):
         raise CheckpointError(
             f"{run} exists already: go on with that run by `resume=true run={run}`, or choose another folder, run=PATH"
         )
@@ -131,8 +131,8 @@ def prepare_run(options: TrainOptions) -> Path:
 def open_run(options: TrainOptions) -> Iterator[Path]:
     """Prepare the run folder as `prepare_run` does and hold its lock while the block runs.
 
-    A folder made here that never got a checkpoint is removed again when the block fails, so that the same command can
-    be given again.
+    A folder made here that never got a checkpoint is removed again when the block raises an error, so that the same
+    command can be given again. A run that is interrupted stays: it can be resumed from its first second.
 
     Raises:
         WorldModelsError: see `check_run`; CheckpointError too where another process holds the folder.
@@ -148,7 +148,7 @@ def open_run(options: TrainOptions) -> Iterator[Path]:
                 raise CheckpointError(f"{run} exists already: choose another folder, run=PATH")
             _write_config(options)
             yield run
-    except BaseException:
+    except Exception:
         if created and not (run / "LATEST").exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
@@ -160,6 +160,12 @@ def check_source(data: str) -> Path:
     if not list_checkpoints(folder):
         raise ConfigError(f"data: expected a run folder with a checkpoint, got {data}; a run that trained has one")
     return folder
+
+
+def _is_free(run: Path) -> bool:
+    """Whether a run can begin in this folder: empty, but for what a process leaves that died in its first moment."""
+    usable = run.is_dir() and os.access(run, os.R_OK | os.W_OK | os.X_OK)
+    return usable and all(path.name == ".lock" or path.name.startswith(TEMPORARY) for path in run.iterdir())
 
 
 def _folder(options: TrainOptions) -> Path:

@@ -33,12 +33,13 @@ GIF_WIDTH = 480
 class Logger:
     """Writes the metrics of one run.
 
-    run: the run folder. step: the barrier that the run goes on from; what was logged after it is cut, and wall_s goes
-    on where it stood. progress: told of every line. tensorboard: whether event files are written too.
+    run: the run folder. step: the barrier that the run goes on from, see `resume`; None where that is not known yet,
+    and then nothing of what was logged is touched. progress: told of every line. tensorboard: whether event files are
+    written too.
     """
 
     def __init__(
-        self, run: str | Path, *, step: int = 0, progress: Progress | None = None, tensorboard: bool = True
+        self, run: str | Path, *, step: int | None = None, progress: Progress | None = None, tensorboard: bool = True
     ) -> None:
         self.run = Path(run)
         self.progress = progress
@@ -49,11 +50,13 @@ class Logger:
         self._began, self._offset = time.monotonic(), 0.0
         self._step, self._seen = 0, set[str]()
         self._purge_step: int | None = None
-        self.resume(step)
+        if step is not None:
+            self.resume(step)
 
     def resume(self, step: int) -> None:
         """Go on from the barrier at `step`: cut later lines of metrics.jsonl and let TensorBoard forget them too.
 
+        wall_s goes on where it stood.
         A line of the barrier's own step stays; its names are not written again at that step.
         """
         self.close()

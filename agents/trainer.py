@@ -1,6 +1,7 @@
 """The loop: collect, update, evaluate, and at barriers save. One run, from its first second to its film."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from worldmodels import seeding
 from worldmodels.checkpoint import load, module_state, optimizer_state, restore_module, restore_optimizer, save
 from worldmodels.errors import CheckpointError, NonFiniteError
 from worldmodels.replay import Replay
-from worldmodels.run_folder import SEGMENTS
+from worldmodels.run_folder import SEGMENTS, never_saved
 from worldmodels.states import State
 
 FINAL_SEED = 1_000_000
@@ -55,12 +56,12 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
     with VectorEnv(options.env, options.env.num_envs) as envs:
         trainer = Trainer(options, run, envs, logger)
         try:
-            if resume:
+            if resume and not never_saved(run):
                 trainer.resume()
             else:
                 if options.data is not None:
                     fill(trainer.replay, options.data, trainer.agent)
-                trainer.save()
+                trainer.begin(again=resume)
             trainer.loop()
             return trainer.finish()
         except KeyboardInterrupt as error:
@@ -180,9 +181,6 @@ class Trainer:
 
     def finish(self) -> TrainResult:
         """Evaluate the agent that was kept on fresh episodes; write evaluation.json, the curve and the film."""
-        from agents.film import dream_film
-        from agents.plots import learning_curve
-
         options = self.options.evaluation
         with seeding.forked(self.options.seed):
             kept = Agent(self.options, self.envs.obs_specs, self.envs.action_spec, train_steps=self.step)
@@ -192,8 +190,7 @@ class Trainer:
         result = self._measure(kept, options.final_episodes, options.seed + FINAL_SEED)
         write_evaluation(self.run / EVALUATION_FILE, result)
         self.logger.log(self.step, {k.replace("evaluation", "final", 1): v for k, v in result.metrics().items()})
-        self.logger.film(self.step, dream_film(kept, seed=options.seed), "dream")
-        learning_curve(self.run)
+        self._draw(kept)
         return TrainResult(result, self.run)
 
     def next_barrier(self) -> int:
@@ -211,6 +208,14 @@ class Trainer:
         except BaseException:
             self.barrier = before
             raise
+
+    def begin(self, *, again: bool = False) -> None:
+        """Write the checkpoint of step 0. again: the run was begun before and stopped ahead of it."""
+        if again:
+            self.logger.resume(0)
+            if self.logger.progress is not None:
+                self.logger.progress.say("no checkpoint was written yet: starting at step 0")
+        self.save()
 
     def resume(self) -> None:
         """Go back to the last barrier: every part, the replay and the log."""
@@ -283,6 +288,18 @@ class Trainer:
         """Close the environments of the evaluation."""
         if self._eval_envs is not None:
             self._eval_envs.close()
+
+    def _draw(self, kept: Agent) -> None:
+        """The film and the curve. The run is finished and measured already: what cannot be drawn is a warning."""
+        try:
+            from agents.film import dream_film
+            from agents.plots import learning_curve
+
+            self.logger.film(self.step, dream_film(kept, seed=self.options.evaluation.seed), "dream")
+            learning_curve(self.run)
+        except Exception as error:  # a renderer, an encoder or a font may raise anything
+            text = f"{self.run}: the run is finished, but not all of it was drawn: {type(error).__name__}: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _measure(self, agent: Agent, episodes: int, seed: int) -> Evaluation:
         options = self.options.evaluation

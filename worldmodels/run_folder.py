@@ -73,6 +73,16 @@ def list_checkpoints(run_dir: str | Path) -> list[Entry]:
     return sorted(found)
 
 
+def never_saved(run_dir: str | Path) -> bool:
+    """Whether a run was begun here and stopped before its first checkpoint was whole, so that nothing can be lost.
+
+    A checkpoint that is damaged or was set aside, or a replay segment, means that there was something.
+    """
+    run_dir = Path(run_dir)
+    saved = any((path / MANIFEST).exists() for path in _children(run_dir / CHECKPOINTS))
+    return not saved and not (run_dir / LATEST).exists() and not any((run_dir / SEGMENTS).glob("*.safetensors"))
+
+
 def new_checkpoint(run_dir: Path, step: int) -> tuple[int, Path]:
     """Make a checkpoint folder with a name that no other ever had; return its sequence number and path."""
     names = [path.name.removesuffix(".damaged").partition(".")[0] for path in _children(run_dir / CHECKPOINTS)]

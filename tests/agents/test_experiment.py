@@ -25,6 +25,7 @@ from envs.options import EnvOptions
 from worldmodels.config import build, load_yaml, to_mapping
 from worldmodels.errors import CheckpointError, ConfigError, EnvironmentFault
 from worldmodels.lock import RunLock
+from worldmodels.run_folder import never_saved
 
 
 @pytest.mark.parametrize(
@@ -223,6 +224,16 @@ def test_a_run_that_failed_before_its_first_checkpoint_leaves_nothing(tmp_path):
     assert (tmp_path / "run" / "LATEST").exists()
 
 
+def test_a_run_that_is_stopped_before_its_first_checkpoint_can_be_resumed(tmp_path):  # FAULTS 1
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), open_run(options_for(run)):
+        raise KeyboardInterrupt
+    assert never_saved(run)
+    with open_run(load_options(["resume=true", f"run={run}"])):
+        finish(run)
+    assert not never_saved(run)
+
+
 def test_a_folder_that_was_there_before_is_never_removed(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -329,7 +340,7 @@ def test_every_key_is_either_allowed_to_change_or_refused_by_name(key, kind, met
             resume_changes(changed)
 
 
-@pytest.mark.parametrize("content", [None, {}, {"config.yaml": "seed: 1\n"}, {"checkpoints/x": ""}])
+@pytest.mark.parametrize("content", [None, {}, {"config.yaml": "", "LATEST": ""}, {"checkpoints/x": ""}])
 def test_nothing_to_resume_is_said_and_nothing_is_made(content, tmp_path):  # FAULTS 9
     run = tmp_path / "run"
     for name, text in (content or {}).items():

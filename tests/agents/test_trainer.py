@@ -138,3 +138,17 @@ def test_train_says_where_an_interrupted_run_resumes_from(tmp_path, monkeypatch)
         train(options, tmp_path / "run", resume=False, logger=logger)
     assert stopped.value.step == calls[-1] > stopped.value.barrier == load(tmp_path / "run").step > 0
     assert np.isfinite(stopped.value.step)
+
+
+@pytest.mark.parametrize("what", ["agents.film.dream_film", "agents.plots.learning_curve"])
+def test_a_run_whose_film_or_curve_fails_is_finished_all_the_same(what, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(what, fails)
+    with tiny_run(tmp_path / "run") as (trainer, _):
+        trainer.save()
+        trainer.loop()
+        with pytest.warns(RuntimeWarning, match="the run is finished, but not all of it was drawn.*no display"):
+            result = trainer.finish()
+    assert (tmp_path / "run" / "evaluation.json").is_file() and result.evaluation.episodes == 2
