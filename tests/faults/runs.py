@@ -27,6 +27,7 @@ from worldmodels.checkpoint import list_checkpoints, load
 
 LIMIT_S = 600.0
 """A child that takes longer than this hangs."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OPTIONS = changed(TINY, "env.num_envs=2", "steps=150", "train.keep=3")
 
 
@@ -47,9 +48,11 @@ class Child:
         options = replace(options, run=str(run), resume=resume)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+            before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self.pid = os.fork()
         if self.pid == 0:
             self._be_the_child(options, before, draw=draw)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before_fork)
         self._handle = os.pidfd_open(self.pid)
 
     def wait(self, seconds: float = LIMIT_S) -> int | None:
@@ -83,11 +86,20 @@ class Child:
             if not draw:
                 trainer_module.Trainer._draw = lambda self, kept: None
             before()
-            code = guarded(lambda: train_run(options))
+            code = guarded(lambda: _train(options))
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
+
+
+def _train(options: TrainOptions) -> int:
+    """Train, open to signals: before and after it no handler is there, and the forked process's own would be met."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    try:
+        return train_run(options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def at_call(where: str, count: int, action: Callable[[], object]) -> Callable[[], object]:
