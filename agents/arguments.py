@@ -26,6 +26,13 @@ A mistyped key is answered with the nearest one; nothing is written then.""",
 examples:
   wm evaluate runs/mine
   wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4""",
+    "doctor": """
+examples:
+  wm doctor --env CartPole-v1
+  wm doctor --import my_envs --env MyEnv-v0
+  wm doctor --env my_envs:MyEnv-v0 env.max_episode_steps=500
+
+Each line begins with ok, note (it works, but know it) or wrong (mend it first). Exit code 2 where one is wrong.""",
     "imagine": """
 examples:
   wm imagine runs/mine --out dream.mp4
@@ -93,6 +100,16 @@ def _add_imagine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--horizon", type=_positive, default=60, metavar="N", help="steps dreamt (default 60)")
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train")
+    parser.add_argument("--env", required=True, metavar="ID", help="a gymnasium id, or a preset of configs/env")
+    parser.add_argument("--steps", type=_positive, default=1_000, metavar="N", help="random steps (1,000)")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="episode k is reset with S + k")
+    parser.add_argument(
+        "--timeout", type=_positive, default=30, metavar="SECONDS", help="of a single call (default 30)"
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of repeating the usage."""
 
@@ -129,4 +146,5 @@ _COMMANDS = {
     "train": ("Train a world model and a policy inside it.", _add_train),
     "evaluate": ("Play whole episodes with a trained agent and report its returns.", _add_evaluate),
     "imagine": ("Film what the agent imagines beside what happens.", _add_imagine),
+    "doctor": ("Say in plain words what is wrong with an environment, and how to begin with it.", _add_doctor),
 }

@@ -129,6 +129,29 @@ def _imagine(args: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from agents.compose import presets
+    from agents.experiment import load_options
+    from envs.doctor import examine
+
+    given = [f"env={args.env}" if args.env in presets("env") else f"env.id={args.env}", *args.overrides]
+    checkup = examine(load_options(given).env, steps=args.steps, seed=args.seed, timeout_s=args.timeout)
+    for finding in checkup.findings:
+        print(finding, flush=True)
+    if checkup.env is None or checkup.play is None:
+        print("\nMend this first: nothing more can be said until it can be played.")
+        return USER_ERROR
+    from agents.proposal import propose
+
+    checkup.env.close()
+    step_s = float(sorted(checkup.play.step_s)[len(checkup.play.step_s) // 2])
+    print(f"\n{propose(given, checkup.env.obs_specs, checkup.env.action_spec, step_s=step_s)}")
+    print(
+        f"\n{checkup.wrong or 'nothing'} to mend" + (": see the lines that begin with wrong" if checkup.wrong else "")
+    )
+    return USER_ERROR if checkup.wrong else 0
+
+
 def _env_options(args: argparse.Namespace) -> Any:  # noqa: ANN401 - EnvOptions
     """Return the environment to act in: the run's own, or `--env` with otherwise the run's settings."""
     from agents.experiment import recorded_options
@@ -169,7 +192,7 @@ def _check_own_packages() -> None:
             )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine}
+COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine, "doctor": _doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

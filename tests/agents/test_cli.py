@@ -103,6 +103,8 @@ MISTAKES = [
     ["evaluate", "folder", "--video", "x.avi"],
     ["evaluate", "folder", "more"],
     ["imagine", "nowhere", "--out", "x.mp4"],
+    ["doctor"],
+    ["doctor", "--env", "CartPole-v1", "horizn=3"],
     ["imagine", "folder"],
     ["imagine", "folder", "--out", "x"],
 ]
@@ -377,6 +379,19 @@ def test_an_id_with_a_module_is_used_once_it_is_named(agent, elsewhere, capsys, 
     assert main(["evaluate", str(agent), "--episodes", "2", "--env", "good_envs:Evil-v0"]) == 0
     assert main(["evaluate", str(agent), "--episodes", "2", "--import", "good_envs"]) == 0
     assert Path("canary").exists()
+
+
+def test_the_doctor_says_what_is_wrong_and_how_to_begin(monkeypatch, capsys):
+    monkeypatch.setattr("agents.proposal._measured", lambda options: (1e-3, 1e-2, 7))
+    assert main(["doctor", "--env", "worldmodels/ProbePolicy-v0", "--steps", "50"]) == 0
+    out, _ = text(capsys)
+    assert (
+        "\nbegin with                wm train env.id=worldmodels/ProbePolicy-v0\n" in out and "nothing to mend" in out
+    )
+    assert main(["doctor", "--env", "worldmodels/Faulty-v0", "env.kwargs={fault: raises}"]) == 2
+    out, _ = text(capsys)
+    assert "\nwrong contract" in out and "Mend this first" in out
+    assert main(["doctor", "--env", "Nowhere-v0"]) == 2
 
 
 # With the real trainer

@@ -39,11 +39,11 @@ def whole(tmp_path_factory):
 
 def check_resumes(run, whole, logged=True):
     """Resume to the end from where the run says that it will, and compare everything with the uninterrupted run."""
-    begun, step = never_saved(run), barrier(run)
-    child = Child(run, resume=(run / "config.yaml").exists())
+    resume, begun, step = (run / "config.yaml").exists(), never_saved(run), barrier(run)
+    child = Child(run, resume=resume)
     assert child.wait() == 0, child.said()
-    expected = "starting at step 0" if begun else f"resuming from step {step:,}\n"
-    assert expected in child.said() or not begun and step is None
+    expected = "run folder" if not resume else "starting at step 0" if begun else f"resuming from step {step:,}\n"
+    assert expected in child.said()
     assert fingerprint(run) == whole.fingerprint
     if logged:
         assert measured(run) == whole.metrics
