@@ -18,14 +18,12 @@ from envs.spaces import decode_action, encode_obs
 from worldmodels.build import build_world_model
 from worldmodels.checkpoint import load, module_state, restore_module, save
 from worldmodels.errors import ConfigError, EnvironmentFault
+from worldmodels.saved import ACTING, specs_from_json
 from worldmodels.seeding import forked
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State as PartState
 from worldmodels.types import State
 from worldmodels.world_model import WorldModel
-
-ACTING = "acting"
-"""Name of the checkpoint part that holds the agent that is kept: the best by its evaluations."""
 
 
 class Carry(NamedTuple):
@@ -94,13 +92,7 @@ class Agent:
         options = replace(recorded_options(run), device=device)
         checkpoint = load(run, segments=False)
         parts = checkpoint.parts
-        specs = parts["specs"]["json"]
-        obs_specs = {
-            name: ObsSpec(spec["kind"], tuple(spec["shape"]), tuple(spec["classes"]))
-            for name, spec in specs["obs"].items()
-        }
-        action = specs["action"]
-        action_spec = ActionSpec(action["kind"], tuple(action["classes"]), action["dimensions"])
+        obs_specs, action_spec = specs_from_json(parts["specs"]["json"])
         with forked(0):
             agent = cls(options, obs_specs, action_spec, train_steps=checkpoint.step)
         agent.run = Path(run)

@@ -7,7 +7,7 @@ from agents.experiment import check_source
 from worldmodels.checkpoint import Checkpoint, list_checkpoints, load
 from worldmodels.errors import CheckpointError, ConfigError
 from worldmodels.replay import Replay
-from worldmodels.run_folder import SEGMENTS
+from worldmodels.saved import replay_of
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State
 
@@ -59,13 +59,7 @@ def episodes(source: str, agent: Described) -> Iterator[Episode]:
             f"data: {source} has the observations and actions {found}, the environment has {expected}: "
             "choose the environment that the data came from"
         )
-    counters = checkpoint.parts["replay"]["json"]
-    streams = len(counters["written"])
-    longest = max(new - old for new, old in zip(counters["written"], counters["oldest"], strict=True))
-    store = Replay(agent.obs_specs, agent.action_spec.size, capacity=max(2, longest) * streams, streams=streams)
-    store.restore(checkpoint.parts["replay"])
-    store.load_segments(folder / SEGMENTS, checkpoint.segments)
-    yield from store.iter_episodes()
+    yield from replay_of(folder, checkpoint).iter_episodes()
 
 
 def _newest(source: str) -> Checkpoint:

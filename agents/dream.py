@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.distributions import Distribution
 
 from agents.evaluate import Actor, check_fit
 from envs.options import EnvOptions
 from envs.vector import VectorEnv
+from worldmodels.decoders import likeliest
 from worldmodels.errors import EnvironmentFault
 from worldmodels.seeding import forked
 from worldmodels.specs import ObsSpec
@@ -120,7 +120,7 @@ def dream(
         first = State(rollout.states.context[:1, 1:], rollout.states.z[:1, 1:])  # (1, H)
         shown = State(torch.cat([seen.context, first.context], 1), torch.cat([seen.z, first.z], 1))  # (1, T+1)
         likelihoods = world_model.decode(shown)
-        shown_obs = {name: _values(likelihood, obs_specs[name])[0] for name, likelihood in likelihoods.items()}
+        shown_obs = {name: likeliest(likelihood, obs_specs[name])[0] for name, likelihood in likelihoods.items()}
         low, high = _bands(world_model, obs_specs, rollout.states, context)
     reward_low, reward_high = np.quantile(rollout.reward.cpu().numpy(), _QUANTILES, axis=0)  # (H,) each
     return Dream(
@@ -158,22 +158,9 @@ def _bands(
     if any(spec.kind == "image" for spec in obs_specs.values()):  # decoding every dream's images would take long
         return low, high
     for name, likelihood in world_model.decode(State(states.context[:, 1:], states.z[:, 1:])).items():
-        values = _values(likelihood, obs_specs[name])  # (S, H, n)
+        values = likeliest(likelihood, obs_specs[name])  # (S, H, n)
         low[name], high[name] = (_after(ends, context) for ends in np.quantile(values, _QUANTILES, axis=0))
     return low, high
-
-
-def _values(likelihood: Distribution, spec: ObsSpec) -> np.ndarray:
-    """Return what a likelihood holds for most likely, as the environment writes it: images uint8, else (..., n)."""
-    if spec.kind == "image":
-        return likelihood.mode.cpu().numpy()
-    if spec.kind == "multi_binary":
-        return likelihood.mean.cpu().numpy()
-    mode = likelihood.mode.cpu().numpy()
-    if not spec.classes:
-        return mode
-    ends = np.cumsum(spec.classes)[:-1]
-    return np.stack([block.argmax(-1) for block in np.split(mode, ends, -1)], -1)  # one-hot blocks -> indices
 
 
 def _mean(values: torch.Tensor) -> np.ndarray:

@@ -144,10 +144,7 @@ class Learner:
 
 def choose_starts(states: State, batch: Batch, count: int) -> State:
     """`count` states (count, ...) drawn from those of a window (B, T+1) that are real and not terminal."""
-    usable = batch.obs_mask.clone()
-    usable[:, 1:] &= ~batch.terminated
-    usable[:, 0] &= batch.mask[:, 0]  # the last row of an episode before the window: it may have been terminal
-    index = usable.flatten().nonzero().squeeze(-1)
+    index = batch.alive.flatten().nonzero().squeeze(-1)
     chosen = index[torch.randint(len(index), (count,), device=index.device)]
     return states.flatten().index(chosen)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from agents.dream import Dream
+from envs.frames import to_rgb
 from worldmodels.specs import ObsSpec
 
 MAX_CURVES = 6
@@ -14,10 +15,6 @@ REALITY, DREAM, SHADE = "#1a1a1a", "#c2410c", "#f1efe9"
 _DPI = 100
 _SMALL = 96  # images up to this side are enlarged with sharp pixels
 _FADE = 0.72  # how much of the future is washed out
-_PALETTE = np.array(
-    [[214, 69, 65], [38, 120, 178], [89, 161, 79], [237, 172, 50], [140, 90, 170], [90, 190, 200], [240, 130, 150],
-     [150, 110, 70], [120, 120, 120], [200, 200, 90]], dtype=np.float32,
-)  # fmt: skip
 
 
 def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str, frame_stack: int = 1) -> np.ndarray:
@@ -52,18 +49,6 @@ def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str,
             future[:] = (255 * _FADE + future * (1 - _FADE)).astype(np.uint8)
             frame[top:bottom, column : column + 2] = 90
     return frames
-
-
-def to_rgb(images: np.ndarray, frame_stack: int = 1) -> np.ndarray:
-    """Return images (..., H, W, C) uint8 as colours (..., H, W, 3); other numbers of channels get a colour each."""
-    newest = images.shape[-1] // frame_stack
-    images = images[..., -newest:]
-    if newest == 3:
-        return images
-    if newest == 1:
-        return np.repeat(images, 3, axis=-1)
-    weight = images[..., None].astype(np.float32) / 255  # (..., H, W, C, 1)
-    return (weight * _PALETTE[np.arange(newest) % len(_PALETTE)]).max(-2).astype(np.uint8)
 
 
 def _layout(

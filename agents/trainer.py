@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.agent import ACTING, Agent
+from agents.agent import Agent
 from agents.collector import Collector
 from agents.data import fill
 from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
@@ -23,6 +23,7 @@ from worldmodels.checkpoint import load, module_state, optimizer_state, restore_
 from worldmodels.errors import CheckpointError, NonFiniteError
 from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS, never_saved
+from worldmodels.saved import ACTING
 from worldmodels.states import State
 
 FINAL_SEED = 1_000_000

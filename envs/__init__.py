@@ -1,9 +1,16 @@
-"""The gymnasium side: environments made, checked, and stepped. Names load lazily; importing this package is fast."""
+"""The gymnasium side: environments made, checked, and stepped. Names load lazily: none of them costs what is not used.
+
+Importing this package registers `worldmodels/Dream-v0`; making it loads the world model, and torch with it.
+"""
 
 import importlib
 from typing import TYPE_CHECKING
 
+import gymnasium
+
 if TYPE_CHECKING:
+    from envs.dream import DreamEnv, DreamVectorEnv
+    from envs.dream_sb3 import DreamVecEnv
     from envs.faults import SensorFault
     from envs.guard import Guard
     from envs.make import make_env
@@ -14,6 +21,8 @@ if TYPE_CHECKING:
     from envs.wrappers import ActionRepeat, AtariScreen, FastRender, FrameStack, MaskVelocity
 
 _FILES = {
+    "envs.dream": ("DreamEnv", "DreamVectorEnv"),
+    "envs.dream_sb3": ("DreamVecEnv",),
     "envs.faults": ("SensorFault",),
     "envs.guard": ("Guard",),
     "envs.make": ("make_env",),
@@ -29,6 +38,9 @@ __all__ = [
     "ActionRepeat",
     "AtariScreen",
     "ChangedPhysics",
+    "DreamEnv",
+    "DreamVecEnv",
+    "DreamVectorEnv",
     "EnvOptions",
     "FastRender",
     "FrameStack",
@@ -50,3 +62,9 @@ def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'envs' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+if "worldmodels/Dream-v0" not in gymnasium.registry:
+    gymnasium.register(
+        "worldmodels/Dream-v0", entry_point="envs.dream:DreamEnv", vector_entry_point="envs.dream:DreamVectorEnv"
+    )

@@ -4,7 +4,7 @@ Observations become a dict of named arrays (`obs` where the space is not a Dict)
 the toolkit are float32 (A,): one-hot blocks for discrete kinds, [-1, 1] per dimension for a bounded Box.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,51 @@ def decode_action(space: spaces.Space[Any], action: np.ndarray) -> Element:
 def encode_action(space: spaces.Space[Any], action: Element) -> np.ndarray:
     """An element of `space` -> float32 (A,): the inverse of `decode_action`."""
     return ActionCodec(space).encode(action)
+
+
+def space_of_obs(specs: Mapping[str, ObsSpec]) -> spaces.Space[Any]:
+    """A space whose observations are encoded ones: the space of the single array `obs`, or a Dict of them."""
+    found = {name: _space_of(spec) for name, spec in specs.items()}
+    return found["obs"] if list(found) == ["obs"] else spaces.Dict(found)
+
+
+def space_of_action(spec: ActionSpec) -> spaces.Space[Any]:
+    """The plain space of an encoded action: Discrete, MultiDiscrete, or a Box of [-1, 1]."""
+    if spec.kind == "discrete":
+        return spaces.Discrete(spec.classes[0])
+    if spec.kind == "multi_discrete":
+        return spaces.MultiDiscrete(list(spec.classes))
+    return spaces.Box(-1.0, 1.0, (spec.size,), np.float32)
+
+
+def encode_actions(spec: ActionSpec, actions: Element) -> np.ndarray:
+    """n elements of `space_of_action(spec)` -> float32 (n, A), all at once.
+
+    Raises: EnvironmentFault where one lies outside the space.
+    """
+    if spec.kind == "continuous":
+        values = np.asarray(actions, dtype=np.float32).reshape(-1, spec.size)
+        if not (np.abs(values) <= 1 + ROUNDING).all():  # false for NaN
+            raise EnvironmentFault(f"actions {_brief(values)} are not within [-1, 1].")
+        return values.clip(-1, 1)
+    index = np.asarray(actions, dtype=np.int64).reshape(-1, len(spec.classes))  # (n, blocks)
+    if not ((index >= 0) & (index < spec.classes)).all():
+        raise EnvironmentFault(f"actions {_brief(index)} are outside the action space: below {spec.classes} expected.")
+    encoded = np.zeros((len(index), spec.size), dtype=np.float32)
+    np.put_along_axis(encoded, index + np.cumsum((0, *spec.classes[:-1])), 1.0, axis=1)
+    return encoded
+
+
+def _space_of(spec: ObsSpec) -> spaces.Space[Any]:
+    if spec.kind == "image":
+        return spaces.Box(0, 255, spec.shape, np.uint8)
+    if spec.kind == "discrete":
+        return spaces.Discrete(spec.classes[0])
+    if spec.kind == "multi_discrete":
+        return spaces.MultiDiscrete(list(spec.classes))
+    if spec.kind == "multi_binary":
+        return spaces.MultiBinary(spec.shape[0])
+    return spaces.Box(-np.inf, np.inf, spec.shape, np.float32)
 
 
 class ActionCodec:

@@ -72,6 +72,8 @@ def build_world_model(
         standardizer=standardizer,
         objective=options.objective,
         ensemble=_ensemble(options, posterior, prior.context_size),
+        obs_specs=obs_specs,
+        action_spec=action_spec,
     )
 
 

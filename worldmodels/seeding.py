@@ -102,6 +102,40 @@ def forked(seed: int) -> Iterator[None]:
         restore(before)
 
 
+class TorchStream:
+    """A torch random state of its own: inside `with stream:` torch draws from it, outside nothing has changed.
+
+    device: the CPU's state is always the stream's; that of a CUDA device too where one is named.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Begin anew from `seed`."""
+        self._own = [torch.Generator().manual_seed(seed).get_state()]
+        if self._device.type == "cuda":
+            self._own.append(torch.Generator(self._device).manual_seed(seed).get_state())
+
+    def __enter__(self) -> None:
+        self._outer = self._states()
+        self._set(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = self._states()
+        self._set(self._outer)
+
+    def _states(self) -> list[torch.Tensor]:
+        states = [torch.get_rng_state()]
+        return states + ([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])
+
+    def _set(self, states: list[torch.Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if len(states) > 1:
+            torch.cuda.set_rng_state(states[1], self._device)
+
+
 _CPU = ("python", "numpy", "torch")
 
 

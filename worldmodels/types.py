@@ -102,6 +102,14 @@ class Batch:
         starts[:, 0] = True
         return starts
 
+    @property
+    def alive(self) -> Tensor:
+        """(B, T+1) bool: real observations that end no episode: an imagined trajectory may begin there."""
+        alive = self.obs_mask.clone()
+        alive[:, 1:] &= ~self.terminated
+        alive[:, 0] &= self.mask[:, 0]  # the last row of an episode before the window: it may have been terminal
+        return alive
+
 
 class Uncertainty(NamedTuple):
     """How sure an ensemble of K members is of the next latent, apart for what is unknown and what is random.

@@ -15,6 +15,7 @@ from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
 from worldmodels.options import ObjectiveOptions
 from worldmodels.priors import MarginalPrior
+from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import (
     Batch,
     Encoding,
@@ -50,9 +51,12 @@ class WorldModel(nn.Module):
         continuation: ContinuationHead,
         standardizer: Standardizer,
         objective: ObjectiveOptions,
+        obs_specs: Mapping[str, ObsSpec],
+        action_spec: ActionSpec,
         ensemble: Ensemble | None = None,
     ) -> None:
         super().__init__()
+        self.obs_specs, self.action_spec = dict(obs_specs), action_spec
         self.encoder, self.family, self.marginal = encoder, family, marginal
         self.family_module: nn.Module | None = getattr(family, "module", None)
         self.temporal_prior = temporal_prior

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from agents.experiment import open_run
 from agents.log import Logger
 from agents.options import (
     ActorCriticOptions,
@@ -20,7 +21,7 @@ from agents.options import (
     TrainOptions,
 )
 from agents.progress import Progress
-from agents.trainer import Trainer
+from agents.trainer import Trainer, train
 from envs.options import EnvOptions
 from envs.vector import VectorEnv
 from worldmodels.options import GaussianOptions, HeadOptions, RecurrentOptions, TrunkOptions, WorldModelOptions
@@ -50,6 +51,14 @@ def changed(options: TrainOptions, *assignments: str) -> TrainOptions:
         path, _, value = assignment.partition("=")
         options = _with(options, path.split("."), json.loads(value))
     return options
+
+
+def train_tiny(run: Path, *assignments: str, options: TrainOptions = TINY) -> Path:
+    """A whole run as `wm train` makes it, without pictures: its folder."""
+    options = replace(changed(options, "evaluation.every=0", *assignments), run=str(run))
+    with open_run(options) as folder, Logger(folder, tensorboard=False) as logger:
+        train(options, folder, resume=False, logger=logger)
+    return run
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Decoders: likelihoods of every observation kind."""
 
-from worldmodels.decoders.decoder import Decoder
+from worldmodels.decoders.decoder import Decoder, likeliest
 from worldmodels.decoders.inverse import InverseDecoder
 
-__all__ = ["Decoder", "InverseDecoder"]
+__all__ = ["Decoder", "InverseDecoder", "likeliest"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
@@ -101,3 +102,19 @@ class Decoder(nn.Module):
         if spec.kind == "multi_binary":
             return Independent(Bernoulli(logits=raw, validate_args=False), 1, validate_args=False)
         return StraightThroughCategoricals(raw, spec.classes)
+
+
+def likeliest(likelihood: Distribution, spec: ObsSpec) -> np.ndarray:
+    """What a likelihood holds for most likely: images uint8, indices (..., n) for discrete kinds, else (..., n).
+
+    For binary kinds it is the probability of 1.
+    """
+    if spec.kind == "image":
+        return likelihood.mode.cpu().numpy()
+    if spec.kind == "multi_binary":
+        return likelihood.mean.cpu().numpy()
+    mode = likelihood.mode.cpu().numpy()
+    if not spec.classes:
+        return mode
+    ends = np.cumsum(spec.classes)[:-1]
+    return np.stack([block.argmax(-1) for block in np.split(mode, ends, -1)], -1)  # one-hot blocks -> indices
