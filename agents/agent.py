@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.actor_critic import ActorCritic
 from agents.experiment import load_options, recorded_options
 from agents.options import TrainOptions
+from agents.planners import PlanMemory, build_planner
 from envs.options import EnvOptions
 from envs.spaces import decode_action, encode_obs
 from worldmodels.build import build_world_model
@@ -27,17 +28,18 @@ from worldmodels.world_model import WorldModel
 
 
 class Carry(NamedTuple):
-    """What acting remembers from step to step: the state before the last action, and that action (n, A)."""
+    """What acting remembers from step to step: the state before the last action, that action (n, A), and the plan."""
 
     state: State | None
     action: Tensor | None
+    plan: PlanMemory | None = None
 
 
 class Agent:
     """A policy in the latent space of its world model.
 
-    Attributes: world_model, policy, options, obs_specs, action_spec; train_steps, the simulator steps it learned from;
-    run, the folder it came from or None.
+    Attributes: world_model, policy, options, obs_specs, action_spec; planner, which acts where there is one;
+    train_steps, the simulator steps it learned from; run, the folder it came from or None.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Agent:
         self.policy = ActorCritic(self.world_model.features_size, action_spec, options.agent)
         self.world_model.to(options.device)
         self.policy.to(options.device)
+        self.planner = build_planner(options.agent, self.world_model, self.policy, action_spec)
         self._spaces: tuple[Any, Any] | None = None
 
     @property
@@ -131,13 +134,17 @@ class Agent:
         """Actions in the toolkit's encoding.
 
         Args: obs: name -> (n, ...). carry: from the step before. is_first: (n,) bool, where the carry starts anew.
-            deterministic: the averaged actor's mode, in the posterior's mode; else a sample of both.
+            deterministic: the averaged actor's mode, in the posterior's mode; else a sample of both. A planner's plan
+            as it was found; else with noise.
         Returns: action float32 (n, A), next carry.
         """
         device = self.world_model.device
         tensors = {name: torch.from_numpy(value).to(device) for name, value in obs.items()}
         first = torch.from_numpy(is_first).to(device)
         state = self.world_model.filter(carry.state, carry.action, tensors, first, sample=not deterministic)
+        if self.planner is not None:
+            action, plan = self.planner.act(state, carry.plan, deterministic=deterministic, is_first=first)
+            return action.cpu().numpy(), Carry(state, action, plan)
         features = state.features
         action = self.policy.average_actor.mode(features) if deterministic else self.policy.actor.sample(features)
         return action.cpu().numpy(), Carry(state, action)

@@ -117,13 +117,13 @@ class Learner:
         return {f"policy/{name}": value for name, value in metrics.items()}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """World model, then policy, on one batch. Where something is not finite the step is skipped and counted.
+        """World model, then policy if it learns, on one batch. What is not finite skips the step and is counted.
 
         `fault` then says what it was; the policy does not learn from states of a model that could not.
         Raises: NonFiniteError: `train.max_skipped_updates` in a row were skipped.
         """
         states, metrics = self.update_model(batch)
-        if self.fault is None:
+        if self.fault is None and self.options.agent.name != "planner":
             metrics |= self.update_policy(states, batch)
         self.updates += 1
         self._count()

@@ -20,9 +20,43 @@ def _between(default: float, minimum: float, maximum: float) -> Any:  # noqa: AN
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannerOptions:
+    """How `agent=planner` and `agent=planner_actor` search for a plan at every step.
+
+    search: `icem`, `cem`, `mppi` or `gradient`. horizon: actions of a plan. samples: candidates of an iteration.
+    iterations: how often they are drawn and fitted, or steps of the gradient. elites: candidates that are fitted to.
+    kept: best ones that stay for the next iteration and the next step (icem, gradient). exponent: of the noise's power
+    spectrum over the horizon, 0 for white (icem). decay: fewer candidates with each iteration (icem). momentum: share
+    of the old belief that a fit keeps. temperature: of the weights, in units of the return (mppi). rate: of the
+    gradient. std, min_std: of the first belief, and below which no fit goes. particles: imagined rollouts of each
+    candidate. noise: of actions while collecting, a standard deviation or the chance of a uniform action. proposals:
+    candidates that the learned policy adds (planner_actor).
+    """
+
+    search: Literal["icem", "cem", "mppi", "gradient"] = "icem"
+    horizon: int = _at_least(20, 1)
+    samples: int = _at_least(100, 2)
+    iterations: int = _at_least(3, 1)
+    elites: int = _at_least(10, 1)
+    kept: int = _at_least(3, 0)
+    exponent: float = _between(2.0, 0.0, 10.0)
+    decay: float = _at_least(1.25, 1.0)
+    momentum: float = _between(0.1, 0.0, 1.0)
+    temperature: float = _above(0.5, 0.0)
+    rate: float = _above(0.1, 0.0)
+    std: float = _above(0.7, 0.0)
+    min_std: float = _above(0.05, 0.0)
+    particles: int = _at_least(1, 1)
+    noise: float = _between(0.1, 0.0, 1.0)
+    proposals: int = _at_least(8, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActorCriticOptions:
     """The policy that is trained in imagination.
 
+    name: `actor_critic` acts by that policy alone, `planner` plans and trains no policy, `planner_actor` plans with the
+    policy's proposals and its critic at the end of each plan. planner: how the latter two search.
     horizon: imagined steps. starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
     n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
     slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
@@ -33,7 +67,7 @@ class ActorCriticOptions:
     a gradient. norm: layer normalisation in both networks.
     """
 
-    name: Literal["actor_critic"] = "actor_critic"
+    name: Literal["actor_critic", "planner", "planner_actor"] = "actor_critic"
     horizon: int = _at_least(15, 1)
     starts: int = _at_least(128, 1)
     gamma: float = _between(0.99, 0.0, 1.0)
@@ -51,6 +85,7 @@ class ActorCriticOptions:
     bins: int = _between(127, 3, 4095)
     limit: float = _between(20.0, 0.1, 20.0)
     clip: float = _above(100.0, 0.0)
+    planner: PlannerOptions = field(default_factory=PlannerOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,67 @@
+"""From options to the planner of an agent: which search, over which actions, with which part of the policy."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from agents.actor_critic import ActorCritic
+from agents.options import ActorCriticOptions, PlannerOptions
+from agents.planners.cem import CEM
+from agents.planners.gradient import Gradient
+from agents.planners.icem import ICEM
+from agents.planners.mppi import MPPI
+from agents.planners.objective import Objective
+from agents.planners.planner import Planner
+from agents.planners.plans import PlanFamily, plan_family
+from agents.planners.search import Search
+from worldmodels.specs import ActionSpec
+from worldmodels.types import State
+from worldmodels.world_model import WorldModel
+
+
+def build_planner(
+    options: ActorCriticOptions, world_model: WorldModel, policy: ActorCritic, spec: ActionSpec
+) -> Planner | None:
+    """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone."""
+    if options.name not in ("planner", "planner_actor"):
+        return None
+    own = options.planner
+    learned = options.name == "planner_actor"
+    objective = Objective(
+        world_model.imagine,
+        options.gamma,
+        value=(lambda features: policy.slow_critic(features).mean) if learned else None,
+        particles=own.particles,
+    )
+    return Planner(
+        build_search(own, plan_family(spec, std=own.std, min_std=own.min_std)),
+        objective,
+        horizon=own.horizon,
+        proposals=_proposals(world_model, policy, own.proposals) if learned and own.proposals else None,
+        noise=own.noise,
+    )
+
+
+def build_search(options: PlannerOptions, family: PlanFamily) -> Search:
+    """The search that `options.search` names, with those of the options that it has."""
+    kinds: dict[str, type] = {"icem": ICEM, "cem": CEM, "mppi": MPPI, "gradient": Gradient}
+    kind = kinds[options.search]
+    names = [name for name in kind.__dataclass_fields__ if name != "family"]  # type: ignore[attr-defined]
+    return kind(family, **{name: getattr(options, name) for name in names})
+
+
+def _proposals(world_model: WorldModel, policy: ActorCritic, count: int) -> Callable[[State, int], Tensor]:
+    """What the policy would do: `count` plans (B, count, H, A), the first of them without exploration."""
+
+    def propose(state: State, horizon: int) -> Tensor:
+        batch = state.z.shape[0]
+        many = State(state.context.repeat_interleave(count, 0), state.z.repeat_interleave(count, 0))
+
+        def act(features: Tensor) -> Tensor:
+            action = policy.actor.sample(features).view(batch, count, -1)
+            action[:, 0] = policy.average_actor.mode(features.view(batch, count, -1)[:, 0])
+            return action.flatten(0, 1)  # (B * count, A)
+
+        return world_model.imagine(many, act, horizon).action.unflatten(0, (batch, count))
+
+    return propose

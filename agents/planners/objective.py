@@ -1,0 +1,62 @@
+"""What a plan is worth: the return that the world model imagines for it, with a bonus and a value at its end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from agents.planners.search import Score
+from agents.returns import visit_weights
+from worldmodels.types import Rollout, State
+
+Imagine = Callable[[State, Tensor, int], Rollout]
+"""States (N, ...), plans (N, H, A), H -> rollout."""
+
+
+def plan_return(rollout: Rollout, gamma: float, value: Tensor | None = None, bonus: Tensor | None = None) -> Tensor:
+    """sum_t w_t (r_t + bonus_t) + w_H value, with w_0 = 1 and w_{t+1} = w_t gamma continuation_t.
+
+    Args: rollout: of N plans. value: (N,), of the last state. bonus: (N, H).
+    Returns: (N,).
+    """
+    discount = gamma * rollout.continuation  # (N, H)
+    weight = visit_weights(discount)
+    reward = rollout.reward if bonus is None else rollout.reward + bonus
+    total = (weight * reward).sum(-1)
+    return total if value is None else total + weight[:, -1] * discount[:, -1] * value
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Scores plans in imagination.
+
+    imagine: the world model. gamma: discount. value: features (N, F) -> (N,), at the horizon's end; None for nothing.
+    bonus: rollout -> (N, H), added to the reward, weight included: plus explores, minus is pessimism. particles:
+    rollouts for each plan, whose mean counts.
+    """
+
+    imagine: Imagine
+    gamma: float
+    value: Callable[[Tensor], Tensor] | None = None
+    bonus: Callable[[Rollout], Tensor] | None = None
+    particles: int = 1
+
+    def of(self, state: State) -> Score:
+        """The score of plans that begin in `state` (B, ...)."""
+
+        def score(plans: Tensor) -> Tensor:
+            batch, count, horizon, size = plans.shape
+            rows = count * self.particles
+            start = State(_repeat(state.context, rows), _repeat(state.z, rows))
+            flat = plans.unsqueeze(2).expand(-1, -1, self.particles, -1, -1).reshape(batch * rows, horizon, size)
+            rollout = self.imagine(start, flat, horizon)
+            value = None if self.value is None else self.value(rollout.states.features[:, -1])
+            bonus = None if self.bonus is None else self.bonus(rollout)
+            return plan_return(rollout, self.gamma, value, bonus).view(batch, count, self.particles).mean(-1)
+
+        return score
+
+
+def _repeat(x: Tensor, count: int) -> Tensor:
+    """(B, ...) -> (B * count, ...), neighbours alike."""
+    return x.repeat_interleave(count, 0)
