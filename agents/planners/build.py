@@ -1,6 +1,7 @@
 """From options to the planner of an agent: which search, over which actions, with which part of the policy."""
 
 from collections.abc import Callable
+from dataclasses import fields
 
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def build_search(options: PlannerOptions, family: PlanFamily) -> Search:
     """The search that `options.search` names, with those of the options that it has."""
     kinds: dict[str, type] = {"icem": ICEM, "cem": CEM, "mppi": MPPI, "gradient": Gradient}
     kind = kinds[options.search]
-    names = [name for name in kind.__dataclass_fields__ if name != "family"]  # type: ignore[attr-defined]
+    names = [own.name for own in fields(kind) if own.name != "family"]
     return kind(family, **{name: getattr(options, name) for name in names})
 
 

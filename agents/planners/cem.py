@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ class CEM:
     momentum: share of the old belief that a fit keeps.
     """
 
+    kept: ClassVar[int] = 0
     family: PlanFamily
     samples: int = 350
     iterations: int = 5

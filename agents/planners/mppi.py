@@ -4,6 +4,7 @@ In the form of Hansen et al. 2022: a Gaussian with a learned spread, weights amo
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class MPPI:
     temperature: in units of the return.
     """
 
+    kept: ClassVar[int] = 0
     family: PlanFamily
     samples: int = 512
     iterations: int = 6

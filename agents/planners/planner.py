@@ -62,22 +62,21 @@ class Planner:
             return action, self._shifted(found.belief, found.kept)
 
     def _begin(self, state: State, memory: PlanMemory | None, is_first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The belief and the candidates (B, E, H, A) to begin with."""
+        """The belief and the candidates (B, E, H, A) to begin with; whether memory is None changes no random number."""
         family, batch = self.search.family, state.z.shape[0]
         fresh = family.initial(batch, self.horizon, state.z.device)
-        if memory is None:
-            return fresh, fresh.new_zeros(batch, 0, self.horizon, family.size)
+        if memory is None or (is_first is not None and bool(is_first.all())):
+            return fresh, family.draw(fresh, self.search.kept)
         belief, kept = memory.belief.clone(), memory.kept.clone()
         if is_first is None or not bool(is_first.any()):
             return belief, kept
-        belief = torch.where(is_first[:, None, None], fresh, belief)
-        if kept.shape[1]:  # candidates of another episode are replaced by fresh ones
-            kept = torch.where(is_first[:, None, None, None], family.draw(fresh, kept.shape[1]), kept)
-        return belief, kept
+        drawn = family.draw(fresh, self.search.kept)
+        rows = is_first[:, None, None]
+        return torch.where(rows, fresh, belief), torch.where(rows.unsqueeze(-1), drawn, kept)
 
     def _shifted(self, belief: Tensor, kept: Tensor) -> PlanMemory:
         """One step further: the last action of each plan is unknown again."""
         family = self.search.family
         last = family.initial(belief.shape[0], 1, belief.device)
-        end = family.draw(last, kept.shape[1]) if kept.shape[1] else kept[:, :, :1]  # (B, E, 1, A)
+        end = family.draw(last, kept.shape[1])  # (B, E, 1, A)
         return PlanMemory(torch.cat([belief[:, 1:], last], 1), torch.cat([kept[:, :, 1:], end], 2))

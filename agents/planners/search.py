@@ -30,7 +30,15 @@ class Found(NamedTuple):
 class Search(Protocol):
     """An optimiser of plans."""
 
-    family: PlanFamily
+    @property
+    def family(self) -> PlanFamily:
+        """What its candidates are drawn from."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """Candidates E in `Found.kept`."""
+        ...
 
     def __call__(self, score: Score, belief: Tensor, extra: Tensor) -> Found:
         """Look for the plan with the best score, from `belief` (B, H, P) and candidates `extra` (B, M, H, A).

@@ -1,5 +1,8 @@
 """The planner around the search: memory, exploration, what a plan is worth; and the pure functions under it."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +34,7 @@ class Recorder:
 
     def __init__(self, found, family=CONTINUOUS):
         self.found, self.family, self.given = found, family, []
+        self.kept = found.kept.shape[1]
 
     def __call__(self, score, belief, extra):
         self.given.append((belief, extra))
@@ -67,11 +71,23 @@ def test_where_an_episode_begins_nothing_is_remembered():
 
 
 def test_proposals_are_candidates():
-    search = recorder()
+    search = recorder(kept=1)
     proposed = torch.full((2, 3, HORIZON, 2), 0.5)
     planner = Planner(search, Objective(Linear().imagine, 1.0), horizon=HORIZON, proposals=lambda s, h: proposed)
     planner.act(state(), None, deterministic=True)
-    assert torch.equal(search.given[0][1], proposed)
+    assert torch.equal(search.given[0][1][:, 1:], proposed)
+
+
+def test_an_episode_begins_alike_with_and_without_a_memory():
+    given = []
+    for remembered in (False, True):
+        search = recorder()
+        planner = Planner(search, Objective(Linear().imagine, 1.0), horizon=HORIZON)
+        memory = planner.act(state(), None, deterministic=True)[1] if remembered else None
+        torch.manual_seed(0)
+        planner.act(state(), memory, deterministic=True, is_first=torch.ones(2, dtype=torch.bool))
+        given.append((*search.given[-1], torch.rand(1)))
+    assert all(torch.equal(a, b) for a, b in zip(*given, strict=True))
 
 
 @pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient"])
@@ -190,6 +206,12 @@ def test_fits_are_weighted_moments():
         fitted[0, :, :2], 0.98 * np.average(drawn[0], axis=0, weights=weights[0])[:, :2] + 0.01, rtol=1e-4, atol=1e-6
     )
     torch.testing.assert_close(fitted[..., 2:].sum(-1), torch.ones(1, 3))
+
+
+def test_the_shown_example_works():
+    text = (Path(__file__).parents[3] / "docs" / "planning.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "planning.md", "exec"), {})
 
 
 def test_a_fit_never_collapses():
