@@ -8,6 +8,8 @@ from torch import Tensor
 from agents.planners.plans import CategoricalPlans, PlanFamily
 from agents.planners.search import Found, Score, best_plans, ranked
 
+BETAS = (0.9, 0.999)
+"""How much of its moments Adam keeps with each step (Kingma and Ba 2015, algorithm 1)."""
 EDGE = 0.999
 """Largest action that a start of the ascent may have: at 1 the squashing has no gradient."""
 
@@ -34,8 +36,8 @@ class Gradient:
         best, best_scores = starts, torch.full(starts.shape[:2], -torch.inf, device=starts.device)
         with torch.enable_grad():
             raw = _unsquash(starts, discrete=discrete).requires_grad_()
-            optimizer = torch.optim.Adam([raw], self.rate)
-            for _ in range(self.iterations):
+            first, second = torch.zeros_like(raw), torch.zeros_like(raw)  # Adam's moments
+            for step in range(1, self.iterations + 1):
                 plans = self._plans(raw, soft=True)
                 scores = score(plans)
                 if not discrete:  # these are plans that can be carried out: the best on the way counts
@@ -43,8 +45,11 @@ class Gradient:
                     best = torch.where(better[:, :, None, None], plans, best).detach()
                     best_scores = torch.where(better, scores, best_scores).detach()
                 (gradient,) = torch.autograd.grad(torch.where(torch.isfinite(scores), scores, 0).sum(), raw)
-                raw.grad = -torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-                optimizer.step()
+                gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+                first = torch.lerp(first, gradient, 1 - BETAS[0])
+                second = torch.lerp(second, gradient.square(), 1 - BETAS[1])
+                root = (second / (1 - BETAS[1] ** step)).sqrt() + 1e-8
+                raw = (raw.detach() + self.rate * first / (1 - BETAS[0] ** step) / root).requires_grad_()
         plans = torch.cat([best, self._plans(raw.detach(), soft=False)], 1)
         scores = ranked(score(plans).detach())
         best = best_plans(plans, scores, max(1, self.kept))
