@@ -37,6 +37,13 @@ Each line begins with ok, note (it works, but know it) or wrong (mend it first).
 examples:
   wm imagine runs/mine --out dream.mp4
   wm imagine runs/mine --out dream.gif --seed 3 --context 8 --horizon 60""",
+    "compare": """
+examples:
+  wm compare runs/mine-seed* runs/other-seed*      folders that differ in a number at their end are runs of one method
+  wm compare mine=runs/a mine=runs/b ppo=logs/1    METHOD=PATH says whose run it is
+  wm compare ours=runs/a ppo=ppo_logs --metric rollout/ep_rew_mean --out comparison.png
+
+Paths may be run folders, metrics.jsonl files, Monitor files of Stable-Baselines3 and TensorBoard's event files.""",
 }
 
 
@@ -110,6 +117,18 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="[METHOD=]RUN", help="runs to compare; see below")
+    parser.add_argument("--metric", metavar="NAME", help="what returns are called in logs that have no evaluation.json")
+    parser.add_argument(
+        "--range", dest="ranges", type=_range, metavar="TASK=LOW:HIGH", action="append", default=[],
+        help="returns that count 0 and 1 on a task (repeatable); several tasks without it: worst and best run",
+    )  # fmt: skip
+    parser.add_argument("--out", type=_picture, metavar="FILE", help="picture to write (.png)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the bootstrap (default 0)")
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of repeating the usage."""
 
@@ -126,6 +145,21 @@ def _film(text: str) -> Path:
     if not text.endswith((".mp4", ".gif")):
         raise argparse.ArgumentTypeError(f"expected a name that ends in .mp4 or .gif, got {text!r}")
     return Path(text)
+
+
+def _picture(text: str) -> Path:
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
+    return Path(text)
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    task, _, ends = text.rpartition("=")
+    low, _, high = ends.partition(":")
+    try:
+        return task, (float(low), float(high))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected TASK=LOW:HIGH, got {text!r}") from None
 
 
 def _positive(text: str) -> int:
@@ -147,4 +181,5 @@ _COMMANDS = {
     "evaluate": ("Play whole episodes with a trained agent and report its returns.", _add_evaluate),
     "imagine": ("Film what the agent imagines beside what happens.", _add_imagine),
     "doctor": ("Say in plain words what is wrong with an environment, and how to begin with it.", _add_doctor),
+    "compare": ("Say which method is better, over runs and tasks, with intervals.", _add_compare),
 }

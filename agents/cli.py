@@ -152,6 +152,27 @@ def _doctor(args: argparse.Namespace) -> int:
     return USER_ERROR if checkup.wrong else 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    for file in (args.out, args.json):
+        _check_output(file)
+    from agents.scores import read_run
+
+    runs = [read_run(item, metric=args.metric) for item in args.runs]
+    from agents.compare import compare
+
+    comparison = compare(runs, ranges=dict(args.ranges), seed=args.seed)
+    print(comparison.table())
+    if args.json is not None:
+        from agents.evaluate import write_json
+
+        print(f"written: {write_json(args.json, comparison.to_json())}")
+    if args.out is not None:
+        from agents.plots import comparison_picture
+
+        print(f"picture: {comparison_picture(comparison, runs, args.out)}")
+    return 0
+
+
 def _env_options(args: argparse.Namespace) -> Any:  # noqa: ANN401 - EnvOptions
     """Return the environment to act in: the run's own, or `--env` with otherwise the run's settings."""
     from agents.experiment import recorded_options
@@ -192,7 +213,7 @@ def _check_own_packages() -> None:
             )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine, "doctor": _doctor}
+COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine, "compare": _compare, "doctor": _doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

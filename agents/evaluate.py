@@ -148,10 +148,18 @@ def write_evaluation(file: str | Path, evaluation: Evaluation) -> Path:
 
     Raises: CheckpointError: the file cannot be written.
     """
+    return write_json(file, evaluation.to_json())
+
+
+def write_json(file: str | Path, data: Mapping[str, Any]) -> Path:
+    """Write plain data as JSON, whole or not at all, and return the file.
+
+    Raises: CheckpointError: the file cannot be written.
+    """
     file = Path(file)
     partial = file.with_name(file.name + ".partial")
     try:
-        partial.write_text(json.dumps(evaluation.to_json(), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, file)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be written: {error.strerror}") from error

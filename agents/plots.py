@@ -1,9 +1,14 @@
-"""Pictures of a run: how its returns grew."""
+"""Pictures of runs: how returns grew, and methods side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from agents.compare import Comparison, performance_profile
 from agents.log import TRAIN_RETURN, read_metrics
+from agents.scores import RunScore
 from worldmodels.errors import CheckpointError
 
 CURVE_FILE = "learning_curve.png"
@@ -18,7 +23,6 @@ def learning_curve(run: str | Path) -> Path:
 
     Raises: CheckpointError: metrics.jsonl holds no return yet, or the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     run = Path(run)
@@ -42,7 +46,71 @@ def learning_curve(run: str | Path) -> Path:
         label = f"agent that was kept: {middle:,.4g}"
         axis.errorbar([step], [middle], yerr=error, fmt="D", color="#c2410c", markersize=6, capsize=4, label=label)
     _finish(axis, run)
-    path = run / CURVE_FILE
+    return _write(figure, run / CURVE_FILE)
+
+
+def comparison_picture(comparison: Comparison, runs: Sequence[RunScore], file: str | Path) -> Path:
+    """Draw methods side by side into `file` (PNG) and return it.
+
+    From the left: interquartile mean of each method with its interval over runs, share of runs above each score, and,
+    where runs logged any and there is one task, returns against environment steps, a thin line a run and a thick one
+    for the median over a method's runs.
+
+    Raises: CheckpointError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    curves = [run for run in runs if run.curve] if len(comparison.tasks) == 1 else []
+    colours = {s.method: f"C{index}" for index, s in enumerate(comparison.summaries)}
+    unit = "normalised score" if comparison.ranges else f"return on {comparison.tasks[0]}"
+    figure = Figure(figsize=(4.6 * (3 if curves else 2), 3.8), dpi=150, facecolor="white", layout="constrained")
+    axes = figure.subplots(1, 3 if curves else 2)
+    for row, s in enumerate(reversed(comparison.summaries)):
+        if s.interval is not None:
+            axes[0].plot(
+                s.interval, [row, row], color=colours[s.method], linewidth=7, alpha=0.35, solid_capstyle="butt"
+            )
+        axes[0].plot([s.iqm], [row], "o", color=colours[s.method], markersize=7)
+    axes[0].set_yticks(range(len(colours)), [s.method for s in reversed(comparison.summaries)])
+    axes[0].set_ylim(-0.6, len(colours) - 0.4)
+    _dress(axes[0], f"{unit}, IQM and 95 % interval", "")
+    thresholds, shares = performance_profile(comparison)
+    for method, share in shares.items():
+        axes[1].plot(thresholds, share, color=colours[method], label=method, linewidth=2)
+    axes[1].legend(frameon=False, fontsize=8)
+    _dress(axes[1], unit, "share of runs above")
+    for run in curves:
+        steps, returns = zip(*run.curve, strict=True)
+        axes[2].plot(steps, returns, color=colours[run.method], linewidth=0.7, alpha=0.35)
+    for method in dict.fromkeys(run.method for run in curves):
+        steps, middle = _median_curve([run for run in curves if run.method == method])
+        axes[2].plot(steps, middle, color=colours[method], linewidth=2)
+    if curves:
+        axes[2].xaxis.set_major_formatter("{x:,.0f}")
+        _dress(axes[2], "environment steps", unit)
+    return _write(figure, Path(file))
+
+
+def _median_curve(runs: Sequence[RunScore], points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median return over runs at steps that all of them reached, between their logged points by lines."""
+    first = max(run.curve[0][0] for run in runs)
+    last = max(first, min(run.curve[-1][0] for run in runs))
+    steps = np.linspace(first, last, points)
+    values = [np.interp(steps, *zip(*run.curve, strict=True)) for run in runs]
+    return steps, np.median(values, axis=0)
+
+
+def _dress(axis: Any, below: str, beside: str) -> None:  # noqa: ANN401 - matplotlib's axes
+    axis.set_xlabel(below, fontsize=9)
+    axis.set_ylabel(beside, fontsize=9)
+    axis.grid(color="#e5e7eb", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _write(figure: Any, path: Path) -> Path:  # noqa: ANN401 - matplotlib's figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     try:
         FigureCanvasAgg(figure).print_png(str(path))
     except OSError as error:
@@ -61,11 +129,7 @@ def _points(lines: list[dict[str, Any]], *names: str) -> list[tuple[float, ...]]
 
 def _finish(axis: Any, run: Path) -> None:  # noqa: ANN401 - matplotlib's axes
     axis.set_title(run.resolve().name, fontsize=11)
-    axis.set_xlabel("environment steps")
-    axis.set_ylabel("return")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlim(left=0)
-    axis.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    _dress(axis, "environment steps", "return")
     axis.legend(frameon=False, fontsize=9)

@@ -49,8 +49,9 @@ def test_files_that_the_readme_names_exist(name):
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)
 def test_shown_commands_are_understood(words):
     from agents.arguments import parse
+    from agents.cli import COMMANDS
 
-    commands = dict.fromkeys(("train", "evaluate", "imagine"), lambda args: 0)
+    commands = dict.fromkeys(COMMANDS, lambda args: 0)
     if words != ("--help",):
         parse(words, commands)
 
