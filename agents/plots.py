@@ -96,7 +96,8 @@ def _median_curve(runs: Sequence[RunScore], points: int = 200) -> tuple[np.ndarr
     first = max(run.curve[0][0] for run in runs)
     last = max(first, min(run.curve[-1][0] for run in runs))
     steps = np.linspace(first, last, points)
-    values = [np.interp(steps, *zip(*run.curve, strict=True)) for run in runs]
+    logged = [np.array(run.curve, dtype=np.float64).T for run in runs]  # (2, points) each
+    values = [np.interp(steps, at, returns) for at, returns in logged]
     return steps, np.median(values, axis=0)
 
 
