@@ -99,9 +99,9 @@ def compare(
     scores = {method: (values - low) / (high - low) for method, values in raw.items()}  # (runs, tasks)
     summaries = []
     for method, values in scores.items():
-        aggregates = [float(f(values)) for f in (np.mean, metrics.aggregate_median, metrics.aggregate_iqm)]
+        middle, inner = float(metrics.aggregate_median(values)), float(metrics.aggregate_iqm(values))
         interval = stratified_interval(list(values.T), iqm, seed=seed) if len(values) > 1 else None
-        summaries.append(MethodSummary(method, len(values), *aggregates, interval))
+        summaries.append(MethodSummary(method, len(values), float(values.mean()), middle, inner, interval))
     improvement = {}
     for x, y in combinations(scores, 2):
         pair = (scores[x], scores[y])
