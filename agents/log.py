@@ -228,6 +228,18 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_events(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the scalars of the folder's TensorBoard event files: name -> (step, value) in order."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        name: [(int(event.step), float(event.value)) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
 def _lines(file: Path) -> Iterator[str]:
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as stream:

@@ -133,14 +133,11 @@ def _from_monitor(files: list[Path]) -> tuple[str | None, float, Curve, str]:
 
 def _from_events(files: list[Path], metric: str | None) -> tuple[str | None, float, Curve, str]:
     """TensorBoard's event files of one folder."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from agents.log import read_events
 
     folder = files[0].parent
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = events.Tags()["scalars"]
-    name = _choose(tags, metric, folder)
-    return _tail(None, [(int(event.step), float(event.value)) for event in events.Scalars(name)])
+    curves = read_events(folder)
+    return _tail(None, curves[_choose(curves, metric, folder)])
 
 
 def _curve(lines: list[dict[str, Any]], metric: str | None, file: Path) -> Curve:
