@@ -38,7 +38,7 @@ def identity_path(inputs: int, outputs: int) -> nn.Linear | None:
 
 
 class BlockLinear(nn.Module):
-    """G independent linear maps as one batched product: (..., G, in/G) -> (..., G, out/G) on flat axes.
+    """G independent linear maps as one batched product, blocks first: (G, B, in/G) -> (G, B, out/G).
 
     Weights are stored blocks first (G, in/G, out/G), so that one `baddbmm` serves them all. The initial range uses the
     fan-in of a block, not of the whole layer.
@@ -54,10 +54,8 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs // blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, G, in/G) -> (B, G, out/G)."""
-        if self.blocks == 1:
-            return F.linear(x, self.weight[0].t(), self.bias[0, 0])
-        return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
+        """(G, B, in/G) -> (G, B, out/G)."""
+        return torch.baddbmm(self.bias, x, self.weight)
 
 
 def image_stages(height: int, width: int) -> list[tuple[int, int]]:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.contracts.tools import ACTIONS, random_actions, small_model, small_options
-from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell, recurrent_product
+from worldmodels.distributions import GaussianFamily
+from worldmodels.dynamics import RecurrentPrior
+from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell
 from worldmodels.types import State
 
 BLOCKS = [1, 2]
@@ -18,16 +20,16 @@ def _seed():
 
 
 def scan_inputs(blocks, *, steps=5, batch=3, size=2, dtype=torch.float64):
-    inputs = torch.randn(steps, batch, blocks, 3 * size, dtype=dtype, requires_grad=True)
+    inputs = torch.randn(steps, blocks, batch, 3 * size, dtype=dtype, requires_grad=True)
     weight = torch.randn(blocks, size, 3 * size, dtype=dtype, requires_grad=True)
-    keep = torch.ones(steps, batch, 1, 1, dtype=dtype)
+    keep = torch.ones(steps, batch, 1, dtype=dtype)
     keep[1, 0] = keep[3, 1] = keep[4, 1] = keep[0, 2] = 0
     return inputs, weight, keep
 
 
 def plain_scan(inputs, weight, keep):
     """The same cell written out, one block and one row at a time."""
-    steps, batch, blocks, width = inputs.shape
+    steps, blocks, batch, width = inputs.shape
     size = width // 3
     rows = []
     for b in range(batch):
@@ -35,14 +37,14 @@ def plain_scan(inputs, weight, keep):
         h = [torch.zeros(size, dtype=inputs.dtype) for _ in range(blocks)]
         for t in range(steps):
             for g in range(blocks):
-                gates = inputs[t, b, g] + h[g] @ weight[g]
+                gates = inputs[t, g, b] + h[g] @ weight[g]
                 reset, candidate, update = gates[:size], gates[size : 2 * size], gates[2 * size :]
                 new = torch.tanh(torch.sigmoid(reset) * candidate)
-                open_ = torch.sigmoid(update - 1)
-                h[g] = (open_ * new + (1 - open_) * h[g]) * keep[t, b, 0, 0]
+                open_ = torch.sigmoid(update)
+                h[g] = (open_ * new + (1 - open_) * h[g]) * keep[t, b, 0]
             row.append(torch.stack(h))
         rows.append(torch.stack(row))
-    return torch.stack(rows, 1)  # (T, B, G, D/G)
+    return torch.stack(rows, 2)  # (T, G, B, D/G)
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
@@ -54,7 +56,7 @@ def test_scan_equals_the_plain_loop(blocks):
 @pytest.mark.parametrize("blocks", BLOCKS)
 def test_scan_gradient_equals_autograds_through_the_plain_loop(blocks):
     inputs, weight, keep = scan_inputs(blocks)
-    direction = torch.randn(5, 3, blocks, 2, dtype=torch.float64)
+    direction = torch.randn(5, blocks, 3, 2, dtype=torch.float64)
     own = torch.autograd.grad((GruScan.apply(inputs, weight, keep) * direction).sum(), (inputs, weight))
     expected = torch.autograd.grad((plain_scan(inputs, weight, keep) * direction).sum(), (inputs, weight))
     torch.testing.assert_close(own, expected)
@@ -77,20 +79,31 @@ def test_scan_refuses_a_second_derivative_rather_than_giving_a_wrong_one():
 def test_no_gradient_crosses_a_reset():
     inputs, weight, keep = scan_inputs(1)
     out = GruScan.apply(inputs, weight, keep)
-    (gradient,) = torch.autograd.grad(out[2:, 0].sum(), inputs)  # row 0 begins anew after step 1
-    assert gradient[:2, 0].abs().max() == 0 and gradient[2:, 0].abs().min() > 0
-    assert gradient[:, 1:].abs().max() == 0
+    (gradient,) = torch.autograd.grad(out[2:, :, 0].sum(), inputs)  # row 0 begins anew after step 1
+    assert gradient[:2, :, 0].abs().max() == 0 and gradient[2:, :, 0].abs().min() > 0
+    assert gradient[:, :, 1:].abs().max() == 0
 
 
-def test_cell_remembers_at_the_start_and_the_product_is_block_diagonal():
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_blocks_do_not_see_each_other(blocks):
+    prior = prior_of(("gaussian", blocks, 0))
+    h = torch.randn(2, prior.deter, requires_grad=True)
+    out = prior._cell(h, torch.randn(2, prior.embed[0].out_features))
+    (gradient,) = torch.autograd.grad(out[:, 0].sum(), h)
+    assert gradient[:, : prior.block].abs().min() > 0
+    assert (gradient[:, prior.block :] == 0).all()
+
+
+def test_cell_remembers_at_the_start():
     h = torch.randn(3, 4)
     assert torch.equal(gru_cell(torch.cat([h, h, torch.full((3, 4), -1e4)], -1), h), h)
-    half = gru_cell(torch.cat([torch.full((3, 4), 1e4), torch.zeros(3, 4), torch.full((3, 4), REMEMBER)], -1), h)
+    half = gru_cell(torch.cat([torch.full((3, 4), 1e4), torch.zeros(3, 8)], -1), h)
     torch.testing.assert_close(half, h / 2)
-    weight = torch.randn(2, 2, 6)
-    blocks = h.unflatten(-1, (2, 2))
-    dense = torch.block_diag(weight[0], weight[1])
-    torch.testing.assert_close(recurrent_product(blocks, weight).flatten(1), h @ dense)
+    sizes = {"deter": 8, "hidden": 4, "prior_layers": 1, "norm": True}
+    for blocks, core_layers in product(BLOCKS, (0, 1)):
+        prior = RecurrentPrior(GaussianFamily(2), 1, blocks=blocks, core_layers=core_layers, **sizes)
+        reset, candidate, update = prior.input_gates.bias.view(prior.blocks, 3, prior.block).unbind(1)
+        assert (update == REMEMBER).all() and not reset.any() and not candidate.any()
 
 
 PARTS = list(product(("gaussian", "categorical"), BLOCKS, (0, 1)))  # posterior, blocks, layers before the gates

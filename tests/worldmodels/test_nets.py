@@ -17,8 +17,8 @@ def _seed():
 def test_block_linear_is_a_loop_over_blocks(blocks):
     layer = BlockLinear(8, 12, blocks)
     torch.nn.init.normal_(layer.bias)
-    x = torch.randn(5, blocks, 8 // blocks)
-    expected = torch.stack([x[:, g] @ layer.weight[g] + layer.bias[g, 0] for g in range(blocks)], 1)
+    x = torch.randn(blocks, 5, 8 // blocks)
+    expected = torch.stack([x[g] @ layer.weight[g] + layer.bias[g, 0] for g in range(blocks)])
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -27,7 +27,7 @@ def test_trap_wrong_fan_in_in_block_linear_initialisation():
     bound = 1 / sqrt(4096 // 16)
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / sqrt(3), rel=0.02)
-    output = layer(torch.randn(64, 16, 256))
+    output = layer(torch.randn(16, 64, 256))
     assert output.std().item() == pytest.approx(1 / sqrt(3), rel=0.1)  # 4 times less with the whole layer's fan-in
 
 

@@ -2,9 +2,9 @@
 
 The cell is that of Cho et al. 2014 in the form of Hafner et al. 2023, with G independent blocks:
 
-    r, c, u = x_t + h W;   candidate = tanh(sigmoid(r) c);   h' = h + sigmoid(u - 1) (candidate - h)
+    r, c, u = x_t + h W;   candidate = tanh(sigmoid(r) c);   h' = h + sigmoid(u) (candidate - h)
 
-x_t is computed for all steps at once, and so is the gradient of W.
+x_t is computed for all steps at once, and so is the gradient of W. The bias of u starts at -1: the cell remembers.
 """
 
 from typing import Any
@@ -13,84 +13,91 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-REMEMBER = 1.0
-"""Offset of the update gate: the cell remembers at the start of training."""
+REMEMBER = -1.0
+"""Where the bias of the update gate starts: the cell remembers at the start of training."""
 
 
 def gru_cell(gates: Tensor, h: Tensor) -> Tensor:
     """Gates (..., 3D), the sum of input and recurrent parts, and h (..., D) -> next h (..., D)."""
-    reset, candidate, update = gates.chunk(3, -1)
-    return torch.lerp(h, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - REMEMBER))
-
-
-def recurrent_product(h: Tensor, weight: Tensor) -> Tensor:
-    """Block product: h (B, G, D/G), weight (G, D/G, 3D/G) -> (B, G, 3D/G)."""
-    if weight.shape[0] == 1:
-        return (h[:, 0] @ weight[0]).unsqueeze(1)
-    return torch.bmm(h.transpose(0, 1), weight).transpose(0, 1)
+    size = h.shape[-1]
+    reset = torch.sigmoid(gates[..., :size])
+    candidate = torch.tanh(reset * gates[..., size : 2 * size])
+    return torch.lerp(h, candidate, torch.sigmoid(gates[..., 2 * size :]))
 
 
 class GruScan(torch.autograd.Function):
     """`GruScan.apply(inputs, weight, keep)`: contexts after each of T steps, from h = 0.
 
-    inputs: (T, B, G, 3D/G). weight: (G, D/G, 3D/G). keep: (T, B, 1, 1), 0 where the state begins anew after the step.
-    Returns: (T, B, G, D/G). Not differentiable in keep.
+    inputs: (T, G, B, 3D/G). weight: (G, D/G, 3D/G). keep: (T, B, 1), 0 where the state begins anew after the step.
+    Returns: (T, G, B, D/G). Not differentiable in keep.
     """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, keep: Tensor) -> Tensor:  # noqa: ANN401
         """One pass; what the backward pass reads is kept per step in stacked tensors."""
-        steps, batch, blocks, width = inputs.shape
+        steps, blocks, batch, width = inputs.shape
         size = width // 3
-        gates = torch.empty_like(inputs)
-        hidden = inputs.new_zeros(steps + 1, batch, blocks, size)
-        candidates = inputs.new_empty(steps, batch, blocks, size)
-        raw = inputs.new_empty(steps, batch, blocks, size)
-        for t in range(steps):
-            h, g = hidden[t], gates[t]
+        gates, opened = inputs.new_empty(2, steps, blocks, batch, width)  # before and after the sigmoid
+        hidden = inputs.new_empty(steps + 1, blocks, batch, size)
+        candidates = inputs.new_empty(steps, blocks, batch, size)
+        hidden[0] = 0
+        resets = (keep == 0).flatten(1).any(1).tolist()
+        raw, (reset, _, update) = gates.split(size, -1)[1], opened.split(size, -1)
+        tensors = (inputs, gates, opened, reset, raw, update, candidates, hidden[:-1], hidden[1:])
+        for t, (x, gate, open_, r, c, u, candidate, h, after) in enumerate(zip(*(x.unbind(0) for x in tensors), strict=True)):
             if blocks == 1:
-                torch.addmm(inputs[t, :, 0], h[:, 0], weight[0], out=g[:, 0])
+                torch.addmm(x[0], h[0], weight[0], out=gate[0])
             else:
-                torch.add(inputs[t], recurrent_product(h, weight), out=g)
-            reset, candidate, update = g.split(size, -1)
-            raw[t] = candidate
-            torch.sigmoid_(reset)
-            torch.sigmoid_(update.sub_(REMEMBER))
-            torch.tanh(torch.mul(reset, candidate, out=candidates[t]), out=candidates[t])
-            torch.lerp(h, candidates[t], update, out=hidden[t + 1])
-            hidden[t + 1].mul_(keep[t])
-        ctx.save_for_backward(weight, keep, gates, raw, candidates, hidden)
+                torch.baddbmm(x, h, weight, out=gate)
+            torch.sigmoid(gate, out=open_)
+            torch.mul(r, c, out=candidate).tanh_()
+            torch.lerp(h, candidate, u, out=after)
+            if resets[t]:
+                after.mul_(keep[t])
+        ctx.save_for_backward(weight, keep, gates, opened, candidates, hidden)
+        ctx.resets = resets
         return hidden[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         """Backpropagation through time, by hand."""
-        (gradient,) = gradients
-        weight, keep, gates, raw, candidates, hidden = ctx.saved_tensors
-        steps, batch, blocks, width = gates.shape
+        weight, keep, gates, opened, candidates, hidden = ctx.saved_tensors
+        steps, blocks, batch, width = gates.shape
         size = width // 3
-        reset, _, update = gates.split(size, -1)
-        previous = hidden[:-1]
-        # factors that do not depend on the incoming gradient, for all steps at once
-        to_candidate = update * (1 - candidates.square())  # d h' / d (reset * raw)
-        to_raw = to_candidate * reset
-        to_reset = to_candidate * raw * reset * (1 - reset)
-        # h before the mask: where keep is 0 the whole gradient is 0, so `hidden` itself need not be known there
-        to_update = (candidates - previous) * update * (1 - update)
-        factors = torch.cat([to_reset, to_raw, to_update], -1)  # (T, B, G, 3D/G)
-        leak = 1 - update
-        out = torch.empty_like(gates)
-        weight_t = weight.transpose(1, 2)
-        carry = torch.zeros_like(previous[0])
+        out = _gate_factors(gates, opened, candidates, hidden[:-1])  # (T, G, B, 3, D/G), then the gradient of inputs
+        leak = 1 - opened[..., 2 * size :]
+        transposed = weight.transpose(1, 2).contiguous()
+        carry = torch.zeros_like(hidden[0])
+        spread, flat = carry.unsqueeze(-2), out.flatten(-2)
+        views = list(zip(*(x.unbind(0) for x in (gradients[0], out, flat, leak)), strict=True))
         for t in reversed(range(steps)):
-            carry = (carry + gradient[t]) * keep[t]
-            torch.mul(carry.repeat(1, 1, 3), factors[t], out=out[t])
-            carry = carry * leak[t]
+            gradient, factors, row, stay = views[t]
+            carry.add_(gradient)
+            if ctx.resets[t]:
+                carry.mul_(keep[t])
+            factors.mul_(spread)
+            carry.mul_(stay)
             if blocks == 1:
-                carry = torch.addmm(carry[:, 0], out[t, :, 0], weight_t[0]).unsqueeze(1)
+                carry[0].addmm_(row[0], transposed[0])
             else:
-                carry = carry + recurrent_product(out[t], weight_t)
-        stacked_h = previous.flatten(0, 1).transpose(0, 1)  # (G, T*B, D/G)
-        weight_gradient = torch.bmm(stacked_h.transpose(1, 2), out.flatten(0, 1).transpose(0, 1))
-        return out, weight_gradient, None
+                carry.baddbmm_(row, transposed)
+        stacked = hidden[:-1].transpose(0, 1).flatten(1, 2)  # (G, T*B, D/G)
+        return flat, torch.bmm(stacked.transpose(1, 2), flat.transpose(0, 1).flatten(1, 2)), None
+
+
+def _gate_factors(gates: Tensor, opened: Tensor, candidates: Tensor, previous: Tensor) -> Tensor:
+    """Derivatives of h' by the gates (T, G, B, 3, D/G), which do not depend on the incoming gradient.
+
+    Before the mask: where `keep` is 0 the whole gradient is 0, so the h' that was zeroed need not be known.
+    """
+    size = previous.shape[-1]
+    reset, _, update = opened.split(size, -1)
+    raw = gates[..., size : 2 * size]
+    factors = gates.new_empty(*gates.shape[:-1], 3, size)
+    to_reset, to_raw, to_update = factors.unbind(-2)
+    to_candidate = torch.addcmul(update, update * candidates, candidates, value=-1)  # d h' / d (reset * raw)
+    torch.mul(to_candidate, reset, out=to_raw)
+    torch.mul(to_raw * raw, 1 - reset, out=to_reset)
+    torch.mul((candidates - previous) * update, 1 - update, out=to_update)
+    return factors

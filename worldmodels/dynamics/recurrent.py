@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from worldmodels.dynamics.gru import GruScan, gru_cell, recurrent_product
+from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell
 from worldmodels.nets import BlockLinear, mlp
 from worldmodels.types import LatentFamily, State
 
@@ -49,7 +49,10 @@ class RecurrentPrior(nn.Module):
                 core += [BlockLinear(width * blocks, deter, blocks), nn.LayerNorm(block), nn.SiLU()]
                 width = block
         self.core = nn.Sequential(*core)
-        self.input_gates = BlockLinear(width * blocks, 3 * deter, blocks)
+        gates = 3 * deter
+        self.input_gates = BlockLinear(width * blocks, gates, blocks) if core_layers else nn.Linear(width, gates)
+        with torch.no_grad():
+            self.input_gates.bias.zero_().view(blocks, 3, block)[:, 2] = REMEMBER
         bound = 1 / sqrt(block)
         self.recurrent_gates = nn.Parameter(torch.empty(blocks, block, 3 * block).uniform_(-bound, bound))
         self.head = mlp(self.context_size, hidden, prior_layers, family.parameters, norm=norm, scale=0.1)
@@ -81,10 +84,9 @@ class RecurrentPrior(nn.Module):
         keep = (~starts).to(z.dtype)  # (B, T+1)
         h = torch.zeros(z.shape[0], self.deter, device=z.device)
         if self.embed_context is None:
-            gates = self.input_gates(self._blocks(inputs.transpose(0, 1).flatten(0, 1)))  # (T * B, G, 3D/G)
-            gates = gates.unflatten(0, (action.shape[1], -1))
-            scanned = GruScan.apply(gates, self.recurrent_gates, keep[:, 1:].t()[:, :, None, None])
-            hidden = scanned.flatten(2).transpose(0, 1)  # type: ignore[union-attr]
+            gates = self.input_gates(inputs.transpose(0, 1)).unflatten(-1, (self.blocks, -1))  # (T, B, G, 3D/G)
+            scanned = GruScan.apply(gates.transpose(1, 2), self.recurrent_gates, keep[:, 1:].t().unsqueeze(-1))
+            hidden = scanned.permute(2, 0, 1, 3).flatten(2)  # type: ignore[union-attr]
         else:
             steps = []
             for t in range(action.shape[1]):
@@ -98,19 +100,16 @@ class RecurrentPrior(nn.Module):
         """(..., Z), (..., A) -> (..., hidden)."""
         return self.embed(torch.cat([z, action], -1))
 
-    def _blocks(self, inputs: Tensor) -> Tensor:
-        """Every block reads all inputs: (B, I) -> (B, G, I)."""
-        return inputs.unsqueeze(1).expand(-1, self.blocks, -1)
-
     def _cell(self, h: Tensor, inputs: Tensor) -> Tensor:
         """One step of the block GRU: (B, D), (B, I) -> (B, D)."""
-        if self.blocks == 1 and self.embed_context is None:  # the same in two products, without moving axes
-            return gru_cell(torch.addmm(self.input_gates(inputs), h, self.recurrent_gates[0]), h)
-        blocks = h.unflatten(-1, (self.blocks, self.block))  # (B, G, D/G)
+        if self.embed_context is None:
+            gates = self.input_gates(inputs)  # (B, 3D)
+            if self.blocks == 1:  # the same in one product, without moving axes
+                return gru_cell(torch.addmm(gates, h, self.recurrent_gates[0]), h)
+            gates = gates.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (G, B, 3D/G)
+        blocks = h.unflatten(-1, (self.blocks, self.block)).transpose(0, 1)  # (G, B, D/G)
         if self.embed_context is not None:
-            inputs = torch.cat([inputs, self.embed_context(h)], -1)
-            x = self.core(torch.cat([self._blocks(inputs), blocks], -1))
-        else:
-            x = self._blocks(inputs)
-        gates = self.input_gates(x) + recurrent_product(blocks, self.recurrent_gates)
-        return gru_cell(gates, blocks).flatten(1)
+            shared = torch.cat([inputs, self.embed_context(h)], -1)
+            x = torch.cat([shared.expand(self.blocks, -1, -1), blocks], -1)  # every block reads all inputs: (G, B, I)
+            gates = self.input_gates(self.core(x))
+        return gru_cell(torch.baddbmm(gates, blocks, self.recurrent_gates), blocks).transpose(0, 1).flatten(1)
