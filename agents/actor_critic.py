@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from agents.options import ActorCriticOptions
 from agents.returns import lambda_return, percentile_range, visit_weights
-from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, sample_one_hot
+from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, mix_uniform, sample_one_hot
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import mlp
 from worldmodels.specs import ActionSpec
@@ -41,18 +41,18 @@ class Actor(nn.Module):
         if self.spec.kind != "continuous":
             return StraightThroughCategoricals(raw, self.spec.classes, unimix=UNIMIX)
         mean, s = raw.chunk(2, -1)
-        return TanhNormal(mean, MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s))
+        return TanhNormal(mean, torch.add(MIN_STD, torch.sigmoid(s), alpha=MAX_STD - MIN_STD))
 
     def sample(self, features: Tensor) -> Tensor:
         """An action (..., A), reparameterised or straight-through. The hot path: no distribution object is built."""
         raw = self.net(features)
         if self.spec.kind == "continuous":
             mean, s = raw.chunk(2, -1)
-            std = MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(s)
+            std = torch.add(MIN_STD, torch.sigmoid(s), alpha=MAX_STD - MIN_STD)
             return torch.tanh(torch.addcmul(mean, std, torch.randn_like(mean)))
         blocks = []
         for block in raw.split(self.spec.classes, -1):
-            probs = torch.add(UNIMIX / block.shape[-1], block.softmax(-1), alpha=1 - UNIMIX)
+            probs = mix_uniform(block.softmax(-1), UNIMIX)
             one_hot = sample_one_hot(probs.detach())
             blocks.append(one_hot + (probs - probs.detach()) if probs.requires_grad else one_hot)
         return torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]

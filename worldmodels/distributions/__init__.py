@@ -1,7 +1,12 @@
 """Latent families and likelihoods as pure functions of raw parameters, each with its torch Distribution."""
 
 from worldmodels.distributions.bounded import TanhNormal
-from worldmodels.distributions.categorical import CategoricalFamily, StraightThroughCategoricals, sample_one_hot
+from worldmodels.distributions.categorical import (
+    CategoricalFamily,
+    StraightThroughCategoricals,
+    mix_uniform,
+    sample_one_hot,
+)
 from worldmodels.distributions.flow import FlowFamily
 from worldmodels.distributions.gaussian import GaussianFamily, SymlogNormal, symexp, symlog
 from worldmodels.distributions.image import ImageNormal
@@ -16,6 +21,7 @@ __all__ = [
     "SymlogNormal",
     "TanhNormal",
     "TwoHot",
+    "mix_uniform",
     "sample_one_hot",
     "symexp",
     "symlog",

@@ -16,6 +16,11 @@ def sample_one_hot(probs: Tensor) -> Tensor:
     return torch.zeros_like(probs).scatter_(-1, index, 1.0)
 
 
+def mix_uniform(probs: Tensor, share: float) -> Tensor:
+    """(1 - share) of probabilities (..., C) and `share` of the uniform distribution."""
+    return torch.add(share / probs.shape[-1], probs, alpha=1 - share)
+
+
 class CategoricalFamily:
     """G categoricals of C classes each, mixed with 1 % uniform; z = flat one-hots (..., G * C), raw = logits."""
 
@@ -25,8 +30,7 @@ class CategoricalFamily:
 
     def probs(self, raw: Tensor) -> Tensor:
         """Logits (..., G * C) -> probabilities (..., G, C) after the uniform mix."""
-        probs = raw.unflatten(-1, (self.groups, self.classes)).softmax(-1)
-        return (1 - self.unimix) * probs + self.unimix / self.classes
+        return mix_uniform(raw.unflatten(-1, (self.groups, self.classes)).softmax(-1), self.unimix)
 
     def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (..., G * C) -> probability of each class and its standard deviation, each (..., G * C)."""
@@ -82,12 +86,11 @@ class StraightThroughCategoricals(Distribution):
 
     def __init__(self, logits: Tensor, classes: Sequence[int], unimix: float = 0.0) -> None:
         self.classes = list(classes)
-        self.log_probs = [block.log_softmax(-1) for block in logits.split(self.classes, -1)]
+        blocks = logits.split(self.classes, -1) if len(self.classes) > 1 else [logits]
         if unimix:
-            self.log_probs = [
-                torch.logaddexp(b + torch.log1p(torch.tensor(-unimix)), torch.full_like(b, unimix / b.shape[-1]).log())
-                for b in self.log_probs
-            ]
+            self.log_probs = [mix_uniform(block.softmax(-1), unimix).log() for block in blocks]
+        else:
+            self.log_probs = [block.log_softmax(-1) for block in blocks]
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008

@@ -32,7 +32,7 @@ class GaussianFamily:
     def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 2Z) -> mean and standard deviation, each (..., Z)."""
         mean, s = raw.chunk(2, -1)
-        return mean, 2 * torch.sigmoid((s - 3) / 2) + self.min_std
+        return mean, torch.add(self.min_std, torch.sigmoid(0.5 * s - 1.5), alpha=2)
 
     ordered = True
 

@@ -14,19 +14,24 @@ def two_hot_bins(count: int, limit: float) -> Tensor:
     return bins.float()
 
 
+def neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """(...) -> the two bins beside x (..., 2) and their weights (..., 2), whose mean is x; clipped to the outer bins."""
+    x = x.clamp(bins[0], bins[-1]).unsqueeze(-1)
+    below = torch.searchsorted(bins, x, right=True).sub_(1).clamp_(0, len(bins) - 2)
+    index = torch.cat([below, below + 1], -1)  # (..., 2)
+    low, high = bins[index].split(1, -1)
+    weight = (x - low) / (high - low)
+    return index, torch.cat([1 - weight, weight], -1)
+
+
 def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     """(...) -> (..., count): weights on the two bins beside x whose mean is x; clipped to the outer bins."""
-    x = x.clamp(bins[0], bins[-1])
-    above = torch.searchsorted(bins, x.contiguous(), right=True).clamp(1, len(bins) - 1)
-    below = above - 1
-    weight = (x - bins[below]) / (bins[above] - bins[below])
-    target = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)
-    target.scatter_(-1, below.unsqueeze(-1), (1 - weight).unsqueeze(-1))
-    return target.scatter_(-1, above.unsqueeze(-1), weight.unsqueeze(-1))
+    index, weights = neighbours(x, bins)
+    return torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device).scatter_(-1, index, weights)
 
 
 class TwoHot(Distribution):
-    """Categorical over symexp-spaced bins; `mean` is the prediction, `log_prob` the two-hot cross-entropy (nats)."""
+    """Categorical over bins that mirror each other around 0 (`two_hot_bins`); `mean` is the prediction, `log_prob` the two-hot cross-entropy (nats)."""
 
     arg_constraints: dict = {}  # noqa: RUF012
 
@@ -36,12 +41,10 @@ class TwoHot(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Expected value (...). Summed from the centre outwards, so that equal logits give exactly zero."""
-        weighted = self.logits.softmax(-1) * self.bins
+        """Expected value (...). Bins mirror each other, so equal logits give exactly zero."""
+        probs = self.logits.softmax(-1)
         half = self.bins.shape[-1] // 2
-        tail = weighted[..., -half:].flip(-1)
-        centre = weighted[..., half : self.bins.shape[-1] - half].sum(-1)
-        return centre + (weighted[..., :half] + tail).sum(-1)
+        return (probs[..., -half:] - probs[..., :half].flip(-1)) @ self.bins[-half:]
 
     @property
     def mode(self) -> Tensor:
@@ -50,4 +53,5 @@ class TwoHot(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(...) -> nats (...)."""
-        return (two_hot(value, self.bins) * self.logits.log_softmax(-1)).sum(-1)
+        index, weights = neighbours(value, self.bins)
+        return (self.logits.log_softmax(-1).gather(-1, index) * weights).sum(-1)
