@@ -102,12 +102,12 @@ class ActorCritic(nn.Module):
         features = rollout.states.features  # (B, H+1, F)
         with torch.set_grad_enabled(self.through_dynamics):
             discount = options.gamma * rollout.continuation  # (B, H)
-            value = self.slow_critic(features[:, 1:]).mean
+            value = self.slow_critic(features[:, 1:].contiguous()).mean
             returns = lambda_return(rollout.reward, discount, value, options.lambda_)  # (B, H)
         target, weight = returns.detach(), visit_weights(discount.detach())
         self._follow_range(target)
         scale = self.return_range.clamp(min=MIN_RANGE)
-        before = features[:, :-1].detach()  # where the actions were taken
+        before = features[:, :-1].detach().contiguous()  # where the actions were taken
         policy = self.actor(before)
         entropy = policy.entropy()
         estimate = self.critic(before)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ class Learner:
         agent = self.options.agent
         start = choose_starts(states, batch, agent.starts)
         range_before = self.policy.return_range.clone()
-        losses = self.policy.losses(self.world_model.imagine, start)
+        losses = self.policy.losses(partial(self.world_model.imagine, entropy=False), start)
         (actor_norm, critic_norm), fault = apply_gradients(
             Descent(losses.actor, self.actor_optimizer, agent.clip, self.policy.actor),
             Descent(losses.critic, self.critic_optimizer, agent.clip, self.policy.critic),

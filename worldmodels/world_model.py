@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf
+from math import inf, nan
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from worldmodels.types import (
     State,
     TemporalPrior,
     Uncertainty,
+    stack_states,
 )
 from worldmodels.uncertainty import decompose
 
@@ -87,7 +88,7 @@ class WorldModel(nn.Module):
         raw_prior = self._prior_of(contexts, batch)
         log_likelihood, weighted = self.decoder.log_prob(features, batch.obs)  # (B, T+1)
         kl, latent_terms = self._divergences(encoding, raw_prior, batch)  # (B, T+1)
-        reached = features[:, 1:]  # (B, T, F): reward and continuation belong to the state that was reached
+        reached = features[:, 1:].contiguous()  # (B, T, F): reward and continuation belong to what was reached
         terms = {
             "observation": -masked_mean(weighted, batch.obs_mask),
             "reward": -masked_mean(self.reward(reached).log_prob(batch.reward), batch.mask),
@@ -142,13 +143,23 @@ class WorldModel(nn.Module):
         encoding = self.encoder.encode(self.encoder.tokens(obs), context, sample=sample)
         return State(context, encoding.z)
 
-    def imagine(self, state: State, policy: Policy | Tensor, horizon: int, *, uncertainty: bool = False) -> Rollout:
+    def imagine(
+        self,
+        state: State,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        uncertainty: bool = False,
+        entropy: bool = True,
+    ) -> Rollout:
         """Roll `horizon` steps from `state` (B, ...) without observations or decoder.
 
         policy: features (B, F) -> action (B, A), or a fixed plan (B, H, A). Runs with or without gradients.
         uncertainty: ask the ensemble about every step too, once for all of them; without an ensemble nothing changes.
+        entropy: without it `aleatoric` is NaN, and nothing is spent on it.
         """
-        contexts, latents, priors, actions = [state.context], [state.z], [], []
+        start = state
+        contexts, latents, priors, actions = [], [], [], []
         for t in range(horizon):
             action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
             context = self.temporal_prior.advance(state, action)
@@ -158,18 +169,18 @@ class WorldModel(nn.Module):
             latents.append(state.z)
             priors.append(raw)
             actions.append(action)
-        states = State(torch.stack(contexts, 1), torch.stack(latents, 1))  # (B, H+1, ...)
-        reached = states.features[:, 1:]
+        reached = torch.cat([torch.stack(contexts, 1), torch.stack(latents, 1)], -1)  # (B, H, F), read as one matrix
+        reward = self.reward(reached).mean
         rollout = Rollout(
-            states,
+            stack_states([start, *(State(c, z) for c, z in zip(contexts, latents, strict=True))]),  # (B, H+1, ...)
             torch.stack(actions, 1),
-            self.reward(reached).mean,
+            reward,
             self.continuation(reached).probs,
-            self.family.entropy(torch.stack(priors, 1)),
+            self.family.entropy(torch.stack(priors, 1)) if entropy else torch.full_like(reward, nan),
         )
         if not uncertainty or self.ensemble is None:
             return rollout
-        return replace(rollout, **self._disagreement(self.ensemble, states.context[:, 1:])._asdict())
+        return replace(rollout, **self._disagreement(self.ensemble, rollout.states.context[:, 1:])._asdict())
 
     def uncertainty(self, states: State, action: Tensor) -> Uncertainty:
         """What the ensemble says about taking `action` (..., A) in `states` (...).

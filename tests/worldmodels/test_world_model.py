@@ -225,6 +225,7 @@ def test_imagination_is_the_loop_written_out(posterior):
         torch.testing.assert_close(rollout.continuation[:, t], model.continuation(state.features).probs)
         torch.testing.assert_close(rollout.aleatoric[:, t], model.family.entropy(raw))
     assert torch.equal(rollout.states.features[:, 0], start.features) and torch.equal(rollout.action, plan)
+    assert model.imagine(start, plan, 3, entropy=False).aleatoric.isnan().all()
     assert rollout.epistemic is None
 
 

@@ -15,7 +15,7 @@ def two_hot_bins(count: int, limit: float) -> Tensor:
 
 
 def neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """(...) -> the two bins beside x (..., 2) and their weights (..., 2), whose mean is x; clipped to the outer bins."""
+    """(...) -> the two bins beside x (..., 2) and their weights (..., 2) whose mean is x, clipped to the outer bins."""
     x = x.clamp(bins[0], bins[-1]).unsqueeze(-1)
     below = torch.searchsorted(bins, x, right=True).sub_(1).clamp_(0, len(bins) - 2)
     index = torch.cat([below, below + 1], -1)  # (..., 2)
@@ -31,7 +31,10 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
 
 
 class TwoHot(Distribution):
-    """Categorical over bins that mirror each other around 0 (`two_hot_bins`); `mean` is the prediction, `log_prob` the two-hot cross-entropy (nats)."""
+    """Categorical over bins that mirror each other around 0, as those of `two_hot_bins` do.
+
+    `mean` is the prediction, `log_prob` the two-hot cross-entropy in nats.
+    """
 
     arg_constraints: dict = {}  # noqa: RUF012
 

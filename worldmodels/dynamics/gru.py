@@ -44,7 +44,8 @@ class GruScan(torch.autograd.Function):
         resets = (keep == 0).flatten(1).any(1).tolist()
         raw, (reset, _, update) = gates.split(size, -1)[1], opened.split(size, -1)
         tensors = (inputs, gates, opened, reset, raw, update, candidates, hidden[:-1], hidden[1:])
-        for t, (x, gate, open_, r, c, u, candidate, h, after) in enumerate(zip(*(x.unbind(0) for x in tensors), strict=True)):
+        rows = list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
+        for t, (x, gate, open_, r, c, u, candidate, h, after) in enumerate(rows):
             if blocks == 1:
                 torch.addmm(x[0], h[0], weight[0], out=gate[0])
             else:
