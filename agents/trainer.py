@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
+from agents.alarm import RewardAlarm
 from agents.collector import Collector
 from agents.data import fill
 from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
@@ -92,6 +93,7 @@ class Trainer:
         self.next_update = self.next_log = 0
         self.warm = False
         self.best: State = {"tensors": {}, "json": {"step": 0, "score": None}}
+        self.alarm = RewardAlarm()
         self._eval_envs: VectorEnv | None = None
 
     def loop(self) -> None:
@@ -162,9 +164,13 @@ class Trainer:
             raise NonFiniteError(f"{error} {dump_batch(self.run, batch)}") from error
         if self.learner.fault is not None:
             self.logger.log(self.step, {"train/skipped_updates": self.learner.skipped})
-            if self.logger.progress is not None:
-                self.logger.progress.say(f"step {self.step:,}: update skipped, not finite: {self.learner.fault}")
-        return metrics
+            self._say(f"update skipped, not finite: {self.learner.fault}")
+            return metrics
+        excess, warning = self.alarm.check(batch, metrics)
+        if warning is not None:
+            self.logger.log(self.step, excess)
+            self._say(warning)
+        return {**metrics, **{name: torch.tensor(value) for name, value in excess.items()}}
 
     def evaluate(self) -> None:
         """Evaluate on episodes of their own and keep the agent if it is the best so far. Training does not notice."""
@@ -254,6 +260,7 @@ class Trainer:
             "critic_optimizer": optimizer_state(self.learner.critic_optimizer),
             "replay": self.replay.state(),
             "collector": self.collector.state(),
+            "alarm": self.alarm.state(),
             "replay_rng": seeding.generator_state(self.replay_rng),
             "collect_rng": seeding.generator_state(self.collect_rng),
             "random": seeding.capture(),
@@ -275,6 +282,7 @@ class Trainer:
         restore_optimizer(self.learner.critic_optimizer, parts["critic_optimizer"])
         self.replay.restore(parts["replay"])
         self.collector.restore(parts["collector"])
+        self.alarm.restore(parts["alarm"])
         seeding.restore_generator(self.replay_rng, parts["replay_rng"])
         seeding.restore_generator(self.collect_rng, parts["collect_rng"])
         counters = parts["counters"]["json"]
@@ -289,6 +297,10 @@ class Trainer:
         """Close the environments of the evaluation."""
         if self._eval_envs is not None:
             self._eval_envs.close()
+
+    def _say(self, text: str) -> None:
+        if self.logger.progress is not None:
+            self.logger.progress.say(f"step {self.step:,}: {text}")
 
     def _draw(self, kept: Agent) -> None:
         """The film and the curve. The run is finished and measured already: what cannot be drawn is a warning."""

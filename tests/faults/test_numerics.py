@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from agents.actor_critic import ActorCritic
+from agents.alarm import EXCESS, RewardAlarm
 from agents.learner import Descent, Learner, apply_gradients, dump_batch
+from agents.log import read_metrics
 from agents.options import ActorCriticOptions, LearnerOptions, TrainOptions
 from tests.contracts.tools import ACTIONS, VECTOR, small_model, window
 from tests.learning.tools import tiny_run
@@ -199,3 +202,47 @@ def test_one_line_of_the_log_for_each_skip_and_a_dump_when_the_run_stops(tmp_pat
     lines = [line for line in said() if "skipped" in line]
     assert len(lines) == 2 and all("gradient of net.0.weight: 1 of" in line for line in lines)
     assert (tmp_path / "run" / "skipped_batch.safetensors").is_file()
+
+
+# Row 54: a policy that exploits the model.
+
+
+def imagined(low, high):
+    return {"policy/imagined_reward_min": torch.tensor(low), "policy/imagined_reward_max": torch.tensor(high)}
+
+
+def test_54_imagined_rewards_are_compared_with_those_that_were_seen():
+    alarm, batch = RewardAlarm(), good_batch()
+    batch.reward[:] = torch.linspace(-2.0, 3.0, batch.reward.numel()).view_as(batch.reward)
+    batch.reward[~batch.mask] = 1e6  # a transition that does not exist says nothing
+    low, high = batch.reward[batch.mask].min().item(), batch.reward[batch.mask].max().item()
+    assert alarm.check(batch, imagined(low - 1, high + 1)) == ({EXCESS: 0.0}, None)
+    metric, text = alarm.check(batch, imagined(0.0, 24_353.0))
+    assert metric[EXCESS] == pytest.approx(24_353 - high - (high - low))
+    assert text is not None and text.startswith(f"imagined reward 2.435e+04 outside observed [{low:.4g}, {high:.4g}]")
+    assert alarm.check(batch, imagined(0.0, 30_000.0))[1] is None  # said once
+    assert alarm.check(batch, imagined(0.0, 1.0)) == ({EXCESS: 0.0}, None)
+    assert "imagined reward -500" in (alarm.check(batch, imagined(-500.0, 1.0))[1] or "")
+    assert alarm.check(batch, {}) == ({}, None)
+
+
+def test_54_a_biased_reward_head_is_flagged_in_the_same_iteration(tmp_path, monkeypatch):
+    with tiny_run(tmp_path / "run") as (trainer, said):
+        trainer.save()
+        trainer.loop()
+        trainer.alarm = RewardAlarm()
+        before = len([line for line in said() if "imagined reward" in line])  # what so small a model dreams of
+        imagine = trainer.agent.world_model.imagine
+
+        def biased(*args, **kwargs):
+            rollout = imagine(*args, **kwargs)
+            return replace(rollout, reward=rollout.reward + 24_353)
+
+        monkeypatch.setattr(trainer.agent.world_model, "imagine", biased)
+        trainer.update()
+        [line] = [line for line in said() if "imagined reward" in line][before:]
+        assert line.startswith(f"step {trainer.step:,}: imagined reward 2.435e+04 outside observed [1, 1]")
+        trainer.update()
+        assert len([line for line in said() if "imagined reward" in line]) == before + 1
+    logged = [line[EXCESS] for line in read_metrics(tmp_path / "run") if EXCESS in line]
+    assert logged[-1] > 24_000 > max(logged[:-1])

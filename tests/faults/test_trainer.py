@@ -176,7 +176,16 @@ def test_final_result_is_that_of_the_kept_agent_and_training_does_not_notice(who
 NOT_STATE = {
     Trainer: {
         *("options", "run", "envs", "logger"),  # given anew by whoever resumes
-        *("agent", "learner", "replay", "replay_rng", "collect_rng", "collector", "best"),  # parts of their own
+        *(
+            "agent",
+            "learner",
+            "replay",
+            "replay_rng",
+            "collect_rng",
+            "collector",
+            "best",
+            "alarm",
+        ),  # parts of their own
         "_eval_envs",  # every evaluation resets them with seeds of its own
     },
     Learner: {
