@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from agents.options import ActorCriticOptions
 from agents.returns import lambda_return, percentile_range, visit_weights
 from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, mix_uniform, sample_one_hot
-from worldmodels.heads import TwoHotHead
+from worldmodels.heads import ScalarHead, TwoHotHead
 from worldmodels.nets import mlp
 from worldmodels.specs import ActionSpec
 from worldmodels.types import Rollout, State
@@ -22,6 +22,8 @@ MIN_STD, MAX_STD = 0.05, 1.5
 """Range of a continuous policy's standard deviation before the squashing."""
 MIN_RANGE = 1.0
 """Returns are divided by their range only where it exceeds this: small returns are not blown up."""
+MIN_RATE = 1e-3
+"""Smallest 1 - gamma that the size of discounted sums is estimated with."""
 
 Imagine = Callable[[State, Callable[[Tensor], Tensor], int], Rollout]
 
@@ -64,10 +66,11 @@ class Actor(nn.Module):
 
 @dataclass
 class PolicyLosses:
-    """Scalars to minimise, and what to log."""
+    """Scalars to minimise, and what to log. value_scale: scalar, what `widen` takes once the losses were used."""
 
     actor: Tensor
     critic: Tensor
+    value_scale: Tensor
     metrics: dict[str, Tensor]
 
 
@@ -80,14 +83,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.options = options
         self.actor = Actor(features, spec, hidden=options.hidden, layers=options.layers, norm=options.norm)
-        self.critic = TwoHotHead(
-            features,
-            units=options.hidden,
-            layers=options.layers,
-            bins=options.bins,
-            limit=options.limit,
-            norm=options.norm,
-        )
+        self.critic = _critic(features, options)
         self.average_actor = deepcopy(self.actor).requires_grad_(False)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("return_range", torch.zeros(()))
@@ -126,7 +122,14 @@ class ActorCritic(nn.Module):
             "imagined_reward_min": rollout.reward.detach().min(),
             "return_range": self.return_range.clone(),
         }
-        return PolicyLosses(actor, critic, metrics)
+        earned = ((weight * rollout.reward.detach().square()).sum() / weight.sum()).sqrt()
+        return PolicyLosses(actor, critic, earned / _spare(options.gamma), metrics)
+
+    def widen(self, value_scale: Tensor) -> None:
+        """Let the scalar critics' scale grow to what the rewards' root mean square, earned for ever, is worth."""
+        for critic in (self.critic, self.slow_critic):
+            if isinstance(critic, ScalarHead):
+                critic.widen(value_scale)
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -143,3 +146,15 @@ class ActorCritic(nn.Module):
         new = percentile_range(returns)
         first = self.return_range == 0
         self.return_range.copy_(torch.where(first, new, torch.lerp(self.return_range, new, self.options.return_rate)))
+
+
+def _critic(features: int, options: ActorCriticOptions) -> ScalarHead | TwoHotHead:
+    units, layers, norm = options.hidden, options.layers, options.norm
+    if options.critic == "scalar":
+        return ScalarHead(features, units=units, layers=layers, norm=norm, scale=1 / _spare(options.gamma))
+    return TwoHotHead(features, units=units, layers=layers, bins=options.bins, limit=options.limit, norm=norm)
+
+
+def _spare(gamma: float) -> float:
+    """1 - gamma, kept away from zero: its inverse is how many rewards a value sums up."""
+    return max(1 - gamma, MIN_RATE)

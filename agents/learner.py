@@ -110,6 +110,7 @@ class Learner:
         )
         if fault is None:
             self.policy.follow()
+            self.policy.widen(losses.value_scale)
         else:
             self.policy.return_range.copy_(range_before)
         terms = {"actor": losses.actor, "critic": losses.critic}

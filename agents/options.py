@@ -63,8 +63,9 @@ class ActorCriticOptions:
     networks. gradient: `score` (likelihood ratio), `dynamics` (through the model) or `auto` (score for discrete
     actions, dynamics for continuous ones). actor_average: fraction by which the averaged actor, which acts in
     evaluation, follows the actor. return_rate: fraction by which the return's scale follows each batch.
-    bins, limit: number of bins of the critic's two-hot distribution and symlog of the outermost. clip: largest norm of
-    a gradient. norm: layer normalisation in both networks.
+    critic: `scalar` (squared error in units of the value that steady rewards would have) or `two_hot` (for returns of
+    many magnitudes). bins, limit: number of bins of the two-hot critic and symlog of the outermost. clip: largest
+    norm of a gradient. norm: layer normalisation in both networks.
     """
 
     name: Literal["actor_critic", "planner", "planner_actor"] = "actor_critic"
@@ -82,6 +83,7 @@ class ActorCriticOptions:
     gradient: Literal["auto", "score", "dynamics"] = "auto"
     actor_average: float = _between(0.02, 0.0, 1.0)
     return_rate: float = _between(0.01, 0.0, 1.0)
+    critic: Literal["scalar", "two_hot"] = "scalar"
     bins: int = _between(127, 3, 4095)
     limit: float = _between(20.0, 0.1, 20.0)
     clip: float = _above(100.0, 0.0)

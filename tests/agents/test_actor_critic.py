@@ -182,6 +182,21 @@ def test_scale_of_returns_starts_at_the_first_batch_and_then_follows_slowly():
     assert policy.return_range.item() == pytest.approx(0.9 * 90 + 0.1 * 900)
 
 
+@pytest.mark.parametrize("critic", ["scalar", "two_hot"])
+def test_both_critics_grow_to_the_value_of_the_rewards_earned_for_ever(critic):
+    policy = make(gamma=0.9, critic=critic)
+    imagine, rollout = scripted(policy, continuation=torch.ones(5, 4))
+    rollout.reward.fill_(-30.0)
+    features = rollout.states.features
+    before = policy.slow_critic(features).mean
+    losses = policy.losses(imagine, rollout.states.index((slice(None), 0)))
+    assert losses.value_scale.item() == pytest.approx(300, rel=1e-4)
+    policy.widen(losses.value_scale)
+    torch.testing.assert_close(policy.slow_critic(features).mean, before)
+    if critic == "scalar":
+        assert policy.critic.scale.item() == policy.slow_critic.scale.item() == pytest.approx(300, rel=1e-4)
+
+
 def test_small_returns_are_not_blown_up():
     policy = make(entropy=0.0)
     imagine, rollout = scripted(policy)

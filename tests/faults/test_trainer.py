@@ -218,7 +218,7 @@ def test_every_tensor_of_every_module_is_registered_or_constant(whole):
         for name, module in (("world_model", trainer.agent.world_model), ("policy", trainer.agent.policy)):
             everything = {**dict(module.named_parameters()), **dict(module.named_buffers())}
             missing = set(everything) - set(state[name]["tensors"])
-            assert {key.rpartition(".")[2] for key in missing} == {"bins"}, missing  # a function of the options
+            assert {key.rpartition(".")[2] for key in missing} <= {"bins"}, missing  # a function of the options
             attributes = {
                 f"{path}.{key}"
                 for path, child in module.named_modules()

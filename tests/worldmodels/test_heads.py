@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
+from worldmodels.heads import ContinuationHead, ScalarHead, TwoHotHead, masked_mean
 
 
 def test_reward_is_exactly_zero_and_continuation_one_half_before_training():
@@ -36,6 +36,32 @@ def test_reward_head_learns_any_scale(target):
         (-head(features).log_prob(values)).mean().backward()
         optimizer.step()
     assert head(features).mean.item() == pytest.approx(target, rel=0.02, abs=0.02)
+
+
+def test_scalar_head_is_zero_at_first_and_minimises_squared_error_in_units_of_its_scale():
+    torch.manual_seed(0)
+    head = ScalarHead(2, units=4, layers=1, norm=False, scale=100.0)
+    features, values = torch.randn(5, 2), torch.randn(5) * 100
+    assert head(features).mean.abs().max() == 0
+    constant = head(features).log_prob(torch.zeros(5))
+    torch.testing.assert_close(head(features).log_prob(values) - constant, -0.5 * (values / 100).square())
+
+
+def test_scalar_head_widens_without_changing_what_it_predicts():
+    torch.manual_seed(0)
+    head = ScalarHead(2, units=4, layers=1, norm=False, scale=2.0)
+    features = torch.randn(5, 2)
+    with torch.no_grad():
+        head.net[-1].weight.normal_()
+        head.net[-1].bias.normal_()
+    before = head(features).mean
+    head.widen(torch.tensor(50.0))
+    assert head.scale == 50
+    torch.testing.assert_close(head(features).mean, before)
+    for smaller in (3.0, torch.nan, torch.inf):
+        head.widen(torch.tensor(smaller))
+        assert head.scale == 50
+    torch.testing.assert_close(head(features).mean, before)
 
 
 def test_masked_mean_is_the_mean_over_what_is_real_and_ignores_even_nan_elsewhere():
