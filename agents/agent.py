@@ -4,11 +4,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic
 from agents.experiment import load_options, recorded_options
@@ -25,6 +25,9 @@ from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State as PartState
 from worldmodels.types import State
 from worldmodels.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from agents.sb3_learner import Sb3Policy
 
 
 class Carry(NamedTuple):
@@ -54,6 +57,7 @@ class Agent:
         self.world_model.to(options.device)
         self.policy.to(options.device)
         self.planner = build_planner(options.agent, self.world_model, self.policy, action_spec)
+        self.sb3 = _sb3_policy(options, self.world_model)
         self._spaces: tuple[Any, Any] | None = None
 
     @property
@@ -105,6 +109,8 @@ class Agent:
         else:
             restore_module(agent.world_model, parts["world_model"])
             restore_module(agent.policy, parts["policy"])
+            if agent.sb3 is not None:
+                restore_module(agent.sb3, parts["sb3"])
         return agent
 
     def save(self, run: str | Path) -> Path:
@@ -119,6 +125,7 @@ class Agent:
             "specs": self.specs_state(),
             "world_model": module_state(self.world_model),
             "policy": module_state(self.policy),
+            **({} if self.sb3 is None else {"sb3": module_state(self.sb3)}),
             ACTING: self.acting_state(self.train_steps, None),
         }
         return save(folder, self.train_steps, parts)
@@ -145,6 +152,9 @@ class Agent:
         if self.planner is not None:
             action, plan = self.planner.act(state, carry.plan, deterministic=deterministic, is_first=first)
             return action.cpu().numpy(), Carry(state, action, plan)
+        if self.sb3 is not None:
+            action = self.sb3.act(state.features, deterministic=deterministic)
+            return action.cpu().numpy(), Carry(state, action)
         features = state.features
         action = self.policy.average_actor.mode(features) if deterministic else self.policy.actor.sample(features)
         return action.cpu().numpy(), Carry(state, action)
@@ -209,15 +219,28 @@ class Agent:
 
     def acting_state(self, step: int, score: float | None) -> PartState:
         """Copies of everything that acting needs, with the step and the score it was kept for."""
-        tensors = {f"world_model.{k}": v for k, v in module_state(self.world_model)["tensors"].items()}
-        tensors |= {f"policy.{k}": v for k, v in module_state(self.policy)["tensors"].items()}
+        tensors = {f"{name}.{k}": v for name, m in self._modules() for k, v in module_state(m)["tensors"].items()}
         return {"tensors": tensors, "json": {"step": step, "score": score}}
 
     def restore_acting(self, state: PartState) -> None:
         """Take what `acting_state` returned."""
-        for prefix, module in (("world_model.", self.world_model), ("policy.", self.policy)):
+        for name, module in self._modules():
+            prefix = f"{name}."
             own = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
             restore_module(module, {"tensors": own, "json": None})
+
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        modules: list[tuple[str, nn.Module]] = [("world_model", self.world_model), ("policy", self.policy)]
+        return modules if self.sb3 is None else [*modules, ("sb3", self.sb3)]
+
+
+def _sb3_policy(options: TrainOptions, world_model: WorldModel) -> "Sb3Policy | None":
+    """The policy of Stable-Baselines3, where the options ask for it: nothing else loads that library."""
+    if options.agent.name != "sb3":
+        return None
+    from agents.sb3_learner import Sb3Policy
+
+    return Sb3Policy(world_model, options.agent.sb3)
 
 
 def _check_obs(specs: Mapping[str, ObsSpec], obs: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from worldmodels.world_model import WorldModel
 
 Pairs = list[tuple[nn.Parameter, Tensor]]
 """Parameters and their gradients."""
+
+if TYPE_CHECKING:
+    from agents.sb3_learner import Sb3Policy
 
 
 class Descent(NamedTuple):
@@ -70,8 +73,10 @@ class Learner:
     updates, skipped, skipped_in_a_row: counts. fault: what was not finite in the last update, None if nothing.
     """
 
-    def __init__(self, world_model: WorldModel, policy: ActorCritic, options: TrainOptions) -> None:
-        self.world_model, self.policy, self.options = world_model, policy, options
+    def __init__(
+        self, world_model: WorldModel, policy: ActorCritic, options: TrainOptions, sb3: "Sb3Policy | None" = None
+    ) -> None:
+        self.world_model, self.policy, self.options, self.sb3 = world_model, policy, options, sb3
         self.model_optimizer = Adam(_model_groups(world_model), options.train.model_rate, fused=True)
         self.actor_optimizer = Adam(policy.actor.parameters(), options.agent.actor_rate, fused=True)
         self.critic_optimizer = Adam(policy.critic.parameters(), options.agent.critic_rate, fused=True)
@@ -125,8 +130,10 @@ class Learner:
         Raises: NonFiniteError: `train.max_skipped_updates` in a row were skipped.
         """
         states, metrics = self.update_model(batch)
-        if self.fault is None and self.options.agent.name != "planner":
+        if self.fault is None and self.options.agent.name not in ("planner", "sb3"):
             metrics |= self.update_policy(states, batch)
+        if self.fault is None and self.sb3 is not None and (self.updates + 1) % self.sb3.options.every == 0:
+            metrics |= self.sb3.learn(choose_starts(states, batch, batch.alive.numel()))
         self.updates += 1
         self._count()
         return metrics

@@ -52,11 +52,42 @@ class PlannerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sb3Options:
+    """How `agent=sb3` trains an algorithm of Stable-Baselines3 in the dream, with that library's other defaults.
+
+    algorithm: PPO, A2C (any action), DQN (discrete ones), SAC, TD3 (continuous ones). every: updates of the world model
+    between its sessions. steps: imagined steps of a session. num_envs: dreams that step together. horizon: imagined
+    steps after which a dream is cut and its value estimated. gamma: discount per step. rate: learning rate. hidden,
+    layers: size of its networks. batch: imagined steps of a minibatch. epochs: passes over a session (PPO).
+    gradient_steps: of a session (DQN, SAC, TD3). entropy: weight of the policy's entropy (PPO, A2C). tau: how fast
+    target networks follow (DQN, SAC, TD3). exploration: while collecting, the chance of a uniform action (DQN) or the
+    standard deviation of noise (TD3).
+    """
+
+    algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3"] = "PPO"
+    every: int = _at_least(5, 1)
+    steps: int = _at_least(1024, 1)
+    num_envs: int = _between(64, 1, 65_536)
+    horizon: int = _at_least(16, 1)
+    gamma: float = _between(0.99, 0.0, 1.0)
+    rate: float = _above(1e-3, 0.0)
+    hidden: int = _at_least(64, 1)
+    layers: int = _at_least(2, 1)
+    batch: int = _at_least(256, 2)
+    epochs: int = _at_least(4, 1)
+    gradient_steps: int = _at_least(10, 1)
+    entropy: float = _at_least(1e-3, 0.0)
+    tau: float = _between(0.01, 0.0, 1.0)
+    exploration: float = _between(0.1, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActorCriticOptions:
     """The policy that is trained in imagination.
 
     name: `actor_critic` acts by that policy alone, `planner` plans and trains no policy, `planner_actor` plans with the
     policy's proposals and its critic at the end of each plan. planner: how the latter two search.
+    `sb3` trains an algorithm of Stable-Baselines3 in the dream instead, as the section sb3 says.
     horizon: imagined steps. starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
     n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
     slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
@@ -68,7 +99,7 @@ class ActorCriticOptions:
     norm of a gradient. norm: layer normalisation in both networks.
     """
 
-    name: Literal["actor_critic", "planner", "planner_actor"] = "actor_critic"
+    name: Literal["actor_critic", "planner", "planner_actor", "sb3"] = "actor_critic"
     horizon: int = _at_least(15, 1)
     starts: int = _at_least(128, 1)
     gamma: float = _between(0.99, 0.0, 1.0)
@@ -88,6 +119,7 @@ class ActorCriticOptions:
     limit: float = _between(20.0, 0.1, 20.0)
     clip: float = _above(100.0, 0.0)
     planner: PlannerOptions = field(default_factory=PlannerOptions)
+    sb3: Sb3Options = field(default_factory=Sb3Options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ class Trainer:
         seeding.seed_everything(options.seed)
         self.options, self.run, self.envs, self.logger = options, run, envs, logger
         self.agent = Agent(options, envs.obs_specs, envs.action_spec)
-        self.learner = Learner(self.agent.world_model, self.agent.policy, options)
+        self.learner = Learner(self.agent.world_model, self.agent.policy, options, self.agent.sb3)
         self.replay = Replay(
             envs.obs_specs, envs.action_spec.size, capacity=options.replay.capacity, streams=envs.num_envs
         )
@@ -255,6 +255,7 @@ class Trainer:
             "specs": self.agent.specs_state(),
             "world_model": module_state(self.agent.world_model),
             "policy": module_state(self.agent.policy),
+            **({} if self.agent.sb3 is None else self.agent.sb3.parts()),
             "model_optimizer": optimizer_state(self.learner.model_optimizer),
             "actor_optimizer": optimizer_state(self.learner.actor_optimizer),
             "critic_optimizer": optimizer_state(self.learner.critic_optimizer),
@@ -277,6 +278,8 @@ class Trainer:
             raise CheckpointError(f"{self.run}: {self.options.env.id} has other observations or actions than the run")
         restore_module(self.agent.world_model, parts["world_model"])
         restore_module(self.agent.policy, parts["policy"])
+        if self.agent.sb3 is not None:
+            self.agent.sb3.restore(parts)
         restore_optimizer(self.learner.model_optimizer, parts["model_optimizer"])
         restore_optimizer(self.learner.actor_optimizer, parts["actor_optimizer"])
         restore_optimizer(self.learner.critic_optimizer, parts["critic_optimizer"])

@@ -20,7 +20,7 @@ SHARED_WITH_ENVS = ("worldmodels.specs", "worldmodels.errors", "worldmodels.conf
 CONFINED = {
     "tensorboard": ("agents/log.py",),
     "torch.utils.tensorboard": ("agents/log.py",),
-    "stable_baselines3": ("agents/sb3.py", "envs/dream_sb3.py"),
+    "stable_baselines3": ("agents/sb3.py", "agents/sb3_learner.py", "envs/dream_sb3.py"),
     "sb3_contrib": (),
 }
 NOT_IN_WORLDMODELS = (
