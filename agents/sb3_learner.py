@@ -6,6 +6,7 @@ counters are all there is to save: a resumed run goes on exactly.
 """
 
 from collections.abc import Callable, Mapping
+from math import gcd
 from typing import Any
 
 import torch
@@ -168,10 +169,14 @@ def build_algorithm(options: Sb3Options, dream: DreamVecEnv) -> BaseAlgorithm:
     }
     make: dict[str, Callable[[], BaseAlgorithm]] = {
         "PPO": lambda: PPO(
-            **shared, n_steps=steps, batch_size=options.batch, n_epochs=options.epochs, ent_coef=options.entropy
+            **shared,
+            n_steps=steps,
+            batch_size=gcd(options.batch, steps * options.num_envs),  # minibatches of one size
+            n_epochs=options.epochs,
+            ent_coef=options.entropy,
         ),
         "A2C": lambda: A2C(**shared, n_steps=steps, ent_coef=options.entropy),
-        "DQN": lambda: DQN(**shared, **off, target_update_interval=1, tau=options.tau),
+        "DQN": lambda: DQN(**shared, **off, target_update_interval=options.num_envs, tau=options.tau),
         "SAC": lambda: SAC(**shared, **off, tau=options.tau),
         "TD3": lambda: TD3(**shared, **off, tau=options.tau),
     }
