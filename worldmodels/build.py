@@ -7,12 +7,12 @@ import torch
 
 from worldmodels.decoders import Decoder, InverseDecoder
 from worldmodels.distributions import CategoricalFamily, FlowFamily, GaussianFamily
-from worldmodels.dynamics import Ensemble, RecurrentPrior
+from worldmodels.dynamics import Ensemble, Epinet, Members, RecurrentPrior
 from worldmodels.encoders import FlowEncoder, Standardizer, Trunk, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.flows import coupling_flow
 from worldmodels.heads import ContinuationHead, TwoHotHead
-from worldmodels.options import FlowOptions, WorldModelOptions
+from worldmodels.options import EnsembleOptions, FlowOptions, WorldModelOptions
 from worldmodels.priors import MarginalPrior
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import LatentFamily
@@ -71,29 +71,24 @@ def build_world_model(
         continuation=ContinuationHead(features, units=heads.units, layers=heads.layers, norm=options.norm),
         standardizer=standardizer,
         objective=options.objective,
-        ensemble=_ensemble(options, posterior, prior.context_size),
+        ensemble=build_ensemble(options.ensemble, posterior, prior.context_size, norm=options.norm),
         obs_specs=obs_specs,
         action_spec=action_spec,
     )
 
 
-def _ensemble(options: WorldModelOptions, family: LatentFamily, context: int) -> Ensemble | None:
-    """The members, or None. The random state is left as it was: the same run without them draws the same numbers."""
-    ensemble = options.ensemble
-    if ensemble.members == 0:
+def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int, *, norm: bool) -> Members | None:
+    """The members for contexts of this width, or None.
+
+    The random state is left as it was: the same run without them draws the same numbers.
+    """
+    if options.members == 0:
         return None
+    sizes = {k: v for k, v in vars(options).items() if k not in ("kind", "clip")}
     with torch.random.fork_rng(devices=[]):
-        return Ensemble(
-            family,
-            context,
-            members=ensemble.members,
-            units=ensemble.units,
-            layers=ensemble.layers,
-            prior_scale=ensemble.prior_scale,
-            keep=ensemble.keep,
-            clip=ensemble.clip,
-            norm=options.norm,
-        )
+        if options.kind == "epinet":
+            return Epinet(family, context, **sizes, norm=norm)
+        return Ensemble(family, context, **sizes, clip=options.clip, norm=norm)
 
 
 def _posterior_family(options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec]) -> LatentFamily:

@@ -55,11 +55,13 @@ class RecurrentOptions:
 class EnsembleOptions:
     """Members that predict the next latent beside the temporal prior, and whose disagreement is epistemic uncertainty.
 
+    kind: `ensemble`, networks of their own, or `epinet`, one network asked with different indices: cheaper and weaker.
     members: how many; 0 for none. units, layers: size of each. prior_scale: weight of the fixed random function that
     each member adds (0: none). keep: chance that a member is trained on a transition (1: on all). clip: largest norm of
     a member's gradient.
     """
 
+    kind: Literal["ensemble", "epinet"] = "ensemble"
     members: int = field(default=5, metadata={"min": 0, "max": 128})
     units: int = field(default=64, metadata={"min": 1, "max": 4096})
     layers: int = field(default=1, metadata={"min": 0, "max": 8})

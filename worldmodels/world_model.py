@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from worldmodels.decoders import Decoder, InverseDecoder
-from worldmodels.dynamics.ensemble import Ensemble
+from worldmodels.dynamics import Members
 from worldmodels.encoders import FlowEncoder, Standardizer, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
@@ -28,7 +28,7 @@ from worldmodels.types import (
     Uncertainty,
     stack_states,
 )
-from worldmodels.uncertainty import decompose
+from worldmodels.uncertainty import Calibration, decompose
 
 
 class WorldModel(nn.Module):
@@ -37,7 +37,7 @@ class WorldModel(nn.Module):
         log p(o_0..o_T | a) >= E_q[ log p(z_0) + sum log p(z_{t+1} | s_t, a_t) + sum (log_volume_t + log p(o_t | s_t)) ]
 
     Use `worldmodels.build.build_world_model` to make one from options. `ensemble`, if there is one, learns beside the
-    rest from what the rest computes, and changes nothing of it.
+    rest from what the rest computes, and changes nothing of it; `calibration` holds the widths of its intervals.
     """  # noqa: D400, D415
 
     def __init__(
@@ -54,7 +54,7 @@ class WorldModel(nn.Module):
         objective: ObjectiveOptions,
         obs_specs: Mapping[str, ObsSpec],
         action_spec: ActionSpec,
-        ensemble: Ensemble | None = None,
+        ensemble: Members | None = None,
     ) -> None:
         super().__init__()
         self.obs_specs, self.action_spec = dict(obs_specs), action_spec
@@ -65,6 +65,7 @@ class WorldModel(nn.Module):
         self.standardizer = standardizer
         self.objective = objective
         self.ensemble = ensemble
+        self.calibration = None if ensemble is None else Calibration()
 
     @property
     def features_size(self) -> int:
@@ -121,6 +122,18 @@ class WorldModel(nn.Module):
         log_likelihood, _ = self.decoder.log_prob(states.features, batch.obs)
         log_prior = self.family.log_prob(self._prior_of(contexts, batch), encoding.z)
         return torch.where(batch.obs_mask, log_likelihood + log_prior + encoding.log_volume, 0)
+
+    @torch.no_grad()
+    def surprise(self, batch: Batch) -> Tensor:
+        """KL(q(z_t | o_t) || p(z_t | history)) of each observation of a batch of windows, nats (B, T+1); 0 if unseen.
+
+        How far an observation moves what was expected (Itti and Baldi 2009). Noise surprises as news does: it judges
+        this transition, not the model's knowledge. Where a state begins anew the expectation is the marginal prior. A
+        bijection has no posterior: for it this is -log p(o_t | history).
+        """
+        encoding, contexts = self._encode(batch)
+        kl, _ = self._divergences(encoding, self._prior_of(contexts, batch), batch)
+        return torch.where(batch.obs_mask, kl, 0)
 
     def filter(
         self,
@@ -203,11 +216,11 @@ class WorldModel(nn.Module):
         """Observation likelihoods of states (...)."""
         return self.decoder(states.features)
 
-    def _disagreement(self, ensemble: Ensemble, context: Tensor) -> Uncertainty:
+    def _disagreement(self, ensemble: Members, context: Tensor) -> Uncertainty:
         """Contexts (..., D) -> uncertainty of the latents that they lead to."""
         return decompose(ensemble.family, ensemble(context, self.temporal_prior.previous(context)))
 
-    def _ensemble_loss(self, ensemble: Ensemble, encoding: Encoding, contexts: Tensor, batch: Batch) -> Tensor:
+    def _ensemble_loss(self, ensemble: Members, encoding: Encoding, contexts: Tensor, batch: Batch) -> Tensor:
         """Sum over members of KL(q || p_k), or -log p_k(z) without a posterior, in nats per step that the data hold.
 
         Cut from everything else: contexts, latents and posterior are data here.

@@ -11,7 +11,7 @@ from agents.learner import _model_groups as model_groups
 from tests.contracts.tools import ACTIONS, VECTOR, small_model, small_options, window
 from worldmodels.build import build_world_model
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
-from worldmodels.dynamics import Ensemble
+from worldmodels.dynamics import Ensemble, Epinet
 from worldmodels.errors import ConfigError
 from worldmodels.options import EnsembleOptions
 from worldmodels.types import State
@@ -122,7 +122,7 @@ def test_it_trains_beside_the_model_and_changes_nothing_of_it(posterior):
         for _ in range(3):
             norms, fault = apply_gradients(Descent(model.loss(batch).total, optimizer, 0.1, model))
             assert fault is None and norms[0] > 0.1
-        state = {name: value for name, value in model.state_dict().items() if not name.startswith("ensemble.")}
+        state = {name: value for name, value in model.named_parameters() if not name.startswith("ensemble.")}
         results.append((after_build, norms[0], state))
     (draw, norm, state), (other_draw, other_norm, other) = results
     assert torch.equal(draw, other_draw) and torch.equal(norm, other_norm)
@@ -131,11 +131,13 @@ def test_it_trains_beside_the_model_and_changes_nothing_of_it(posterior):
         assert torch.equal(value, other[name]), name
 
 
-def test_no_gradient_of_its_loss_reaches_the_rest():
-    model = small_model()
+@pytest.mark.parametrize("kind", ["ensemble", "epinet"])
+def test_its_loss_reaches_all_of_its_own_parameters_and_no_other(kind):
+    model = small_model(small_options(ensemble=EnsembleOptions(members=2, units=8, kind=kind)))
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(model.loss(window()).terms["ensemble"], parameters, allow_unused=True)
-    assert [name for name, g in zip(names, found, strict=True) if g is not None] == ["ensemble.weights"]
+    reached = {name for name, g in zip(names, found, strict=True) if g is not None and g.abs().max() > 0}
+    assert reached == {name for name in names if name.startswith("ensemble.")}
 
 
 @pytest.mark.parametrize("posterior", FAMILIES)
@@ -158,9 +160,10 @@ def test_imagination_and_real_transitions_are_judged_alike(posterior):
     torch.testing.assert_close(one.epistemic, said.epistemic[0, 0])
 
 
+@pytest.mark.parametrize("kind", ["ensemble", "epinet"])
 @pytest.mark.parametrize("posterior", FAMILIES)
-def test_trap_bonus_has_a_gradient_in_the_action(posterior):
-    model = small_model(small_options(posterior))
+def test_trap_bonus_has_a_gradient_in_the_action(posterior, kind):
+    model = small_model(small_options(posterior, ensemble=EnsembleOptions(members=2, units=8, kind=kind)))
     start = model.infer(window()).flatten()
     plan = torch.rand(14, 3, 4, requires_grad=True)
     rollout = model.imagine(start, plan, 3, uncertainty=True)
@@ -182,3 +185,25 @@ def test_rows_are_optional_and_move_with_the_batch():
     batch = replace(window(), rows=torch.arange(14).view(2, 7))
     assert torch.equal(batch.to("cpu").rows, batch.rows)
     assert replace(batch, rows=None).to("cpu").rows is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_epinet_is_its_sum_written_out_and_answers_alike_for_shared_and_own_contexts(family):
+    torch.manual_seed(0)
+    latent = FAMILIES[family]
+    model = Epinet(latent, 5, members=3, units=6, layers=2, prior_scale=0.5, keep=0.7, norm=False)
+    context, previous = torch.randn(7, 5), torch.randn(7, latent.width)
+    together = model(context, previous)
+    for k in range(3):
+        index = model.indices[k]
+        phi = model.trunk(context)
+        own = model.difference(torch.cat([phi, index.expand(7, -1)], -1)).unflatten(-1, (-1, len(index))) @ index
+        functions = [perceptron(row, model.prior_sizes, context, norm=False) for row in model.prior_weights]
+        prior = 0.5 * sum(i * f for i, f in zip(index, functions, strict=True)) / len(index) ** 0.5
+        raw = model.base(phi) + own
+        expected = latent.shift(raw, previous + prior) if latent.ordered else raw + prior
+        torch.testing.assert_close(together[k], expected)
+    for members in (model, ensemble(family)):
+        count = members.members
+        own = members.each(context.expand(count, 7, 5), previous.expand(count, 7, -1))
+        torch.testing.assert_close(own, members(context, previous))

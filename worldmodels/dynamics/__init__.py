@@ -1,6 +1,10 @@
-"""Temporal priors: what comes next."""
+"""Temporal priors: what comes next, and the members that say how sure that is."""
 
 from worldmodels.dynamics.ensemble import Ensemble
+from worldmodels.dynamics.epinet import Epinet
 from worldmodels.dynamics.recurrent import RecurrentPrior
 
-__all__ = ["Ensemble", "RecurrentPrior"]
+Members = Ensemble | Epinet
+"""What a world model's `ensemble` may be."""
+
+__all__ = ["Ensemble", "Epinet", "Members", "RecurrentPrior"]

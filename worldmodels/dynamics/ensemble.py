@@ -48,33 +48,32 @@ class Ensemble(nn.Module):
         self.prior_scale, self.keep, self.clip = prior_scale, keep, clip
         self.sizes = [context, *[units] * layers, family.parameters]
         self.prior_sizes = [context, PRIOR_UNITS, family.width]
-        self.weights = nn.Parameter(_initial(members, self.sizes, scale=0.1))  # (K, N)
-        self.register_buffer("prior_weights", _initial(members, self.prior_sizes, scale=1.0))
+        self.weights = nn.Parameter(initial_rows(members, self.sizes, scale=0.1))  # (K, N)
+        self.register_buffer("prior_weights", initial_rows(members, self.prior_sizes, scale=1.0))
 
     def forward(self, context: Tensor, previous: Tensor) -> Tensor:
         """Contexts (..., D) and the latents (..., Z) that they were advanced from -> raw parameters (K, ..., P)."""
         flat = context.reshape(-1, context.shape[-1])  # (N, D)
-        raw = _perceptrons(ClipRows.apply(self.weights, self.clip), self.sizes, flat, norm=self.norm)
-        shape = (self.members, *context.shape[:-1], -1)
-        raw = raw.reshape(shape)  # (K, ..., P)
+        raw = self._predict(flat.expand(self.members, *flat.shape), previous.reshape(-1, previous.shape[-1]))
+        return raw.reshape(self.members, *context.shape[:-1], -1)
+
+    def each(self, context: Tensor, previous: Tensor) -> Tensor:
+        """Every member in contexts of its own: (K, N, D) and (K, N, Z) -> raw parameters (K, N, P)."""
+        return self._predict(context, previous)
+
+    def _predict(self, x: Tensor, previous: Tensor) -> Tensor:
+        """(K, N, D) and (N, Z) or (K, N, Z) -> (K, N, P)."""
+        raw = perceptrons(ClipRows.apply(self.weights, self.clip), self.sizes, x, norm=self.norm)
         if self.prior_scale == 0:
             return self.family.shift(raw, previous)
-        prior = self.prior_scale * _perceptrons(self.prior_weights, self.prior_sizes, flat, norm=False).reshape(shape)
+        prior = self.prior_scale * perceptrons(self.prior_weights, self.prior_sizes, x, norm=False)
         if self.family.ordered:  # added to the mean: the spread is learned alone
             return self.family.shift(raw, previous + prior)
         return raw + prior
 
     def sees(self, rows: Tensor) -> Tensor:
-        """Which member is trained on which transition: numbers (...) int64 -> (K, ...) bool, True with chance `keep`.
-
-        A pure function of the number, so that a transition belongs to the same members for the whole run, also after a
-        resume, and nothing has to be stored.
-        """
-        if self.keep == 1:
-            return torch.ones(self.members, *rows.shape, dtype=torch.bool, device=rows.device)
-        member = torch.arange(self.members, device=rows.device).view(-1, *[1] * rows.dim())
-        mixed = _mix(_mix(rows) + member)  # (K, ...)
-        return (mixed & (_UNIT - 1)) < int(self.keep * _UNIT)
+        """Which member is trained on which transition (...) -> (K, ...) bool; see the function `sees`."""
+        return sees(rows, self.members, self.keep)
 
 
 class ClipRows(torch.autograd.Function):
@@ -95,6 +94,19 @@ class ClipRows(torch.autograd.Function):
         return gradient * (ctx.clip / norm.clamp(min=ctx.clip)), None
 
 
+def sees(rows: Tensor, members: int, keep: float) -> Tensor:
+    """Bootstrap: which member is trained on which transition, True with chance `keep`.
+
+    A pure function of the transition's number, so that it belongs to the same members for the whole run, also after a
+    resume, and nothing has to be stored.
+
+    Args: rows: (...) int64, numbers that name transitions. Returns: (K, ...) bool.
+    """
+    member = torch.arange(members, device=rows.device).view(-1, *[1] * rows.dim())
+    mixed = _mix(_mix(rows) + member)  # (K, ...)
+    return (mixed & (_UNIT - 1)) < int(keep * _UNIT)
+
+
 _UNIT = 2**24
 
 
@@ -105,7 +117,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _initial(members: int, sizes: Sequence[int], *, scale: float) -> Tensor:
+def initial_rows(members: int, sizes: Sequence[int], *, scale: float) -> Tensor:
     """Rows of initial weights (K, N), layer behind layer; biases of all but the last layer vary as the weights do."""
     parts = []
     for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
@@ -117,10 +129,9 @@ def _initial(members: int, sizes: Sequence[int], *, scale: float) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _perceptrons(weights: Tensor, sizes: Sequence[int], x: Tensor, *, norm: bool) -> Tensor:
-    """K perceptrons at once: weights (K, N), x (M, D) -> (K, M, P)."""
+def perceptrons(weights: Tensor, sizes: Sequence[int], x: Tensor, *, norm: bool) -> Tensor:
+    """K perceptrons at once: weights (K, N), x (K, M, D) -> (K, M, P)."""
     members, at = weights.shape[0], 0
-    x = x.expand(members, *x.shape)
     for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
         size = prod((inputs, outputs))
         weight = weights[:, at : at + size].view(members, inputs, outputs)

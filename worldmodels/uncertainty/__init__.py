@@ -1,5 +1,13 @@
 """What the model knows and does not know: pure functions of predictions. Nothing here imports the world model."""
 
+from worldmodels.uncertainty.calibration import (
+    LEVELS,
+    Calibration,
+    coverage,
+    mace,
+    standardised_errors,
+)
+from worldmodels.uncertainty.collapse import IDENTICAL, member_difference
 from worldmodels.uncertainty.decomposition import (
     MIN_VARIANCE,
     decompose,
@@ -7,11 +15,32 @@ from worldmodels.uncertainty.decomposition import (
     mutual_information,
     total_variance,
 )
+from worldmodels.uncertainty.divergence import jensen_renyi
+from worldmodels.uncertainty.forecast import Forecast, forecast, realised
+from worldmodels.uncertainty.metrics import auroc, spearman
+from worldmodels.uncertainty.residual import reencoding_residual
+from worldmodels.uncertainty.toy import ToyResult, known_noise
 
 __all__ = [
+    "IDENTICAL",
+    "LEVELS",
     "MIN_VARIANCE",
+    "Calibration",
+    "Forecast",
+    "ToyResult",
+    "auroc",
+    "coverage",
     "decompose",
+    "forecast",
     "information_gain",
+    "jensen_renyi",
+    "known_noise",
+    "mace",
+    "member_difference",
     "mutual_information",
+    "realised",
+    "reencoding_residual",
+    "spearman",
+    "standardised_errors",
     "total_variance",
 ]

@@ -1,0 +1,88 @@
+"""Many steps ahead: every member follows its own trajectory, and what one step does not know grows into the next."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldmodels.distributions import SymlogNormal
+from worldmodels.errors import ConfigError
+from worldmodels.types import LatentFamily, State
+
+if TYPE_CHECKING:
+    from worldmodels.world_model import WorldModel
+
+SAMPLES = 4
+"""Trajectories of each member; all members share their noise, so that it does not pass for disagreement."""
+
+
+class Forecast(NamedTuple):
+    """What is expected H steps ahead, without looking. All (B, H, n); n counts the dimensions of `readout`.
+
+    mean: over members and samples. epistemic: variance between the members' means. aleatoric: mean variance within a
+    member, the decoder's own included. Their sum is the variance of the forecast.
+    """
+
+    mean: Tensor
+    epistemic: Tensor
+    aleatoric: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of the forecast (B, H, n)."""
+        return (self.epistemic + self.aleatoric).sqrt()
+
+
+@torch.no_grad()
+def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int = SAMPLES) -> Forecast:
+    """Follow `action` (B, H, A) from `start` (B, ...) with every member of the ensemble by itself.
+
+    Random numbers come from torch's global generator. Raises: ConfigError: the model has no ensemble.
+    """
+    ensemble = model.ensemble
+    if ensemble is None:
+        raise ConfigError("this world model has no ensemble: train it with world_model.ensemble.members=5")
+    members, (batch, horizon) = ensemble.members, action.shape[:2]
+    rows = members * samples * batch
+    state = State(start.context.repeat(members * samples, 1), start.z.repeat(members * samples, 1))  # (K * S * B, ...)
+    states = []
+    for t in range(horizon):
+        context = model.temporal_prior.advance(state, action[:, t].repeat(members * samples, 1))
+        own = context.view(members, rows // members, -1)  # (K, S * B, D)
+        raw = ensemble.each(own, model.temporal_prior.previous(own))
+        state = State(context, _shared_sample(ensemble.family, raw).flatten(0, 1))
+        states.append(state)
+    mean, noise = readout(model, State(torch.stack([s.context for s in states]), torch.stack([s.z for s in states])))
+    mean = mean.view(horizon, members, samples, batch, -1)  # (H, K, S, B, n)
+    within = mean.var(2, correction=0).mean(1) + noise.square()  # (H, B, n)
+    between = mean.mean(2).var(1, correction=0)
+    return Forecast(*(x.transpose(0, 1) for x in (mean.mean((1, 2)), between, within)))  # (B, H, n)
+
+
+def readout(model: "WorldModel", states: State) -> tuple[Tensor, Tensor]:
+    """What forecasts are about: vector observations in standardised units, or the latent where there are none.
+
+    Returns: expected value (..., n) of `states` (...), and the decoder's own standard deviation of it (n,).
+    """
+    likelihoods = [d for d in model.decode(states).values() if isinstance(d, SymlogNormal)]
+    if not likelihoods:
+        return states.z, torch.zeros(states.z.shape[-1], device=states.z.device)
+    mean = torch.cat([d.mean_u for d in likelihoods], -1)
+    noise = torch.cat([d.std_u.reshape(-1, d.std_u.shape[-1])[0] for d in likelihoods])
+    return mean, noise
+
+
+def realised(model: "WorldModel", obs: dict[str, Tensor], states: State) -> Tensor:
+    """What `readout` should have said: of observations (...) and of the posterior states that they led to, (..., n)."""
+    vectors = model.standardizer.positions
+    if not vectors:
+        return states.z
+    return torch.cat([model.standardizer(name, obs[name]) for name in vectors], -1)
+
+
+def _shared_sample(family: LatentFamily, raw: Tensor) -> Tensor:
+    """A latent from each member's own prediction (K, N, P) -> (K, N, Z), with the same noise for all of them."""
+    if not family.ordered:
+        return family.sample(raw)
+    mean, std = family.moments(raw)
+    return mean + std * torch.randn_like(mean[0])
