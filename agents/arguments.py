@@ -25,7 +25,8 @@ A mistyped key is answered with the nearest one; nothing is written then.""",
     "evaluate": """
 examples:
   wm evaluate runs/mine
-  wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4""",
+  wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4
+  wm evaluate runs/mine --card --json card.json    how far its uncertainty can be trusted""",
     "doctor": """
 examples:
   wm doctor --env CartPole-v1
@@ -96,6 +97,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="episode k is reset with S + k")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write evaluation.json there too")
     parser.add_argument("--video", type=_film, metavar="FILE", help="film of the first episode (.mp4 or .gif)")
+    parser.add_argument(
+        "--card", action="store_true", help="measure how far the model's uncertainty can be trusted, in a few minutes"
+    )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the best")
 
 

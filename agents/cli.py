@@ -106,9 +106,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         deterministic=not args.stochastic,
     )
     print(result.table())
+    extra = {}
+    if args.card:
+        from agents.card import card, table
+
+        extra = card(agent, env)
+        print(f"\n{table(extra)}\n")
     for file in (Path(args.folder) / EVALUATION_FILE, args.json):
         if file is not None:
-            print(f"{'written':<20}{write_evaluation(file, result)}")
+            print(f"{'written':<20}{write_evaluation(file, result, extra)}")
     if args.video is not None:
         from agents.film import episode_film, save_video
 

@@ -143,12 +143,13 @@ def check_fit(agent: Actor, env: Any, env_id: str) -> None:  # noqa: ANN401 - on
             raise ConfigError(f"{env_id}: its {name} are {other}, the agent was trained with {own}")
 
 
-def write_evaluation(file: str | Path, evaluation: Evaluation) -> Path:
+def write_evaluation(file: str | Path, evaluation: Evaluation, extra: Mapping[str, Any] | None = None) -> Path:
     """Write the evaluation as JSON, whole or not at all, and return the file.
 
+    extra: more keys to write beside it, such as those of `agents.card.card`.
     Raises: CheckpointError: the file cannot be written.
     """
-    return write_json(file, evaluation.to_json())
+    return write_json(file, evaluation.to_json() | dict(extra or {}))
 
 
 def write_json(file: str | Path, data: Mapping[str, Any]) -> Path:

@@ -71,13 +71,13 @@ def build_world_model(
         continuation=ContinuationHead(features, units=heads.units, layers=heads.layers, norm=options.norm),
         standardizer=standardizer,
         objective=options.objective,
-        ensemble=build_ensemble(options.ensemble, posterior, prior.context_size, norm=options.norm),
+        ensemble=build_ensemble(options.ensemble, posterior, prior.context_size),
         obs_specs=obs_specs,
         action_spec=action_spec,
     )
 
 
-def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int, *, norm: bool) -> Members | None:
+def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int) -> Members | None:
     """The members for contexts of this width, or None.
 
     The random state is left as it was: the same run without them draws the same numbers.
@@ -87,8 +87,8 @@ def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int,
     sizes = {k: v for k, v in vars(options).items() if k not in ("kind", "clip")}
     with torch.random.fork_rng(devices=[]):
         if options.kind == "epinet":
-            return Epinet(family, context, **sizes, norm=norm)
-        return Ensemble(family, context, **sizes, clip=options.clip, norm=norm)
+            return Epinet(family, context, **sizes)
+        return Ensemble(family, context, **sizes, clip=options.clip)
 
 
 def _posterior_family(options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec]) -> LatentFamily:

@@ -58,16 +58,17 @@ class EnsembleOptions:
     kind: `ensemble`, networks of their own, or `epinet`, one network asked with different indices: cheaper and weaker.
     members: how many; 0 for none. units, layers: size of each. prior_scale: weight of the fixed random function that
     each member adds (0: none). keep: chance that a member is trained on a transition (1: on all). clip: largest norm of
-    a member's gradient.
+    a member's gradient. norm: layer normalisation.
     """
 
     kind: Literal["ensemble", "epinet"] = "ensemble"
     members: int = field(default=5, metadata={"min": 0, "max": 128})
     units: int = field(default=64, metadata={"min": 1, "max": 4096})
-    layers: int = field(default=1, metadata={"min": 0, "max": 8})
+    layers: int = field(default=2, metadata={"min": 0, "max": 8})
     prior_scale: float = field(default=0.3, metadata={"min": 0.0})
     keep: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
     clip: float = field(default=10.0, metadata={"above": 0.0})
+    norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

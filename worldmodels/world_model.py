@@ -30,6 +30,9 @@ from worldmodels.types import (
 )
 from worldmodels.uncertainty import Calibration, decompose
 
+ENSEMBLE_STRIDE = 2
+"""The ensemble learns from every second transition of a window: windows begin anywhere, and it costs half."""
+
 
 class WorldModel(nn.Module):
     """A latent state-space model:
@@ -106,9 +109,9 @@ class WorldModel(nn.Module):
         detached = {name: value.detach() for name, value in (terms | metrics).items()}
         return LossOutput(total, terms, bound.detach(), states.detach(), detached)
 
-    def infer(self, batch: Batch) -> State:
-        """Posterior states (B, T+1) of a batch of windows."""
-        encoding, contexts = self._encode(batch)
+    def infer(self, batch: Batch, *, sample: bool = True) -> State:
+        """Posterior states (B, T+1) of a batch of windows; `sample` draws their latents instead of taking modes."""
+        encoding, contexts = self._encode(batch, sample=sample)
         return State(contexts, encoding.z)
 
     def log_weight(self, batch: Batch, *, sample: bool = True) -> Tensor:
@@ -225,15 +228,16 @@ class WorldModel(nn.Module):
 
         Cut from everything else: contexts, latents and posterior are data here.
         """
-        contexts = contexts.detach()[:, 1:]
+        steps = slice(1, None, ENSEMBLE_STRIDE)
+        contexts = contexts.detach()[:, steps]
         members = ensemble(contexts, self.temporal_prior.previous(contexts))  # (K, B, T, P)
         if encoding.posterior is None:
-            nats = -ensemble.family.log_prob(members, encoding.z.detach()[:, 1:])
+            nats = -ensemble.family.log_prob(members, encoding.z.detach()[:, steps])
         else:
-            nats = ensemble.family.kl(encoding.posterior.detach()[:, 1:], members)
-        seen = (~batch.starts & batch.obs_mask)[:, 1:].expand_as(nats)  # (K, B, T)
+            nats = ensemble.family.kl(encoding.posterior.detach()[:, steps], members)
+        seen = (~batch.starts & batch.obs_mask)[:, steps].expand_as(nats)  # (K, B, T / 2)
         if batch.rows is not None:
-            seen = seen & ensemble.sees(batch.rows[:, 1:])
+            seen = seen & ensemble.sees(batch.rows[:, steps])
         return ensemble.members * masked_mean(nats, seen)
 
     def _encode(self, batch: Batch, *, sample: bool = True) -> tuple[Encoding, Tensor]:

@@ -80,18 +80,18 @@ def test_bootstrap_is_a_pure_function_of_the_transitions_number_and_independent_
 
 def test_a_member_does_not_learn_from_what_it_does_not_see():
     model = small_model(small_options(ensemble=EnsembleOptions(members=3, units=8, keep=0.5)))
-    batch = window(ends=(None, None), first=(True, True))
+    batch = window(steps=5, ends=(None, None), first=(True, True))
     numbers = torch.arange(100)
     first_only = model.ensemble.sees(numbers)[0] & ~model.ensemble.sees(numbers)[1]
-    batch.rows = torch.arange(14).view(2, 7)
-    batch.rows[0, 6] = numbers[first_only][0]  # the last transition of the first window: member 0 alone sees it
+    batch.rows = torch.arange(12).view(2, 6)
+    batch.rows[0, 5] = numbers[first_only][0]  # member 0 alone sees the transition that leads there
 
     def found():
         torch.manual_seed(1)
         return torch.autograd.grad(model.loss(batch).terms["ensemble"], model.ensemble.weights)[0]
 
     before = found()
-    batch.obs["obs"][0, 6] += 1.0  # where that transition leads to; context of nothing
+    batch.obs["obs"][0, 5] += 1.0  # where that transition leads to, and none starts
     after = found()
     assert (after[0] - before[0]).abs().max() > 1e-6
     torch.testing.assert_close(after[1], before[1], rtol=1e-4, atol=1e-6)

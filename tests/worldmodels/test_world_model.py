@@ -42,8 +42,8 @@ def parts_of(model, batch):
 
 
 def member_terms(model, parts):
-    """KL(q || p_k) of each member, the mean over the transitions of the window."""
-    follows = [(posterior, state) for start, posterior, _, state, _ in parts.values() if not start]
+    """KL(q || p_k) of each member, the mean over every second transition of the window."""
+    follows = [(q, state) for (_, t), (start, q, _, state, _) in parts.items() if not start and t % 2]
     posterior = torch.cat([q for q, _ in follows])
     context = torch.cat([state.context for _, state in follows])
     members = model.ensemble(context, model.temporal_prior.previous(context))

@@ -20,6 +20,14 @@ from worldmodels.uncertainty.forecast import Forecast, forecast, realised
 from worldmodels.uncertainty.metrics import auroc, spearman
 from worldmodels.uncertainty.residual import reencoding_residual
 from worldmodels.uncertainty.toy import ToyResult, known_noise
+from worldmodels.uncertainty.trust import (
+    OpenLoop,
+    interval_report,
+    join,
+    open_loop,
+    pooled_spearman,
+    spearman_by_horizon,
+)
 
 __all__ = [
     "IDENTICAL",
@@ -27,20 +35,26 @@ __all__ = [
     "MIN_VARIANCE",
     "Calibration",
     "Forecast",
+    "OpenLoop",
     "ToyResult",
     "auroc",
     "coverage",
     "decompose",
     "forecast",
     "information_gain",
+    "interval_report",
     "jensen_renyi",
+    "join",
     "known_noise",
     "mace",
     "member_difference",
     "mutual_information",
+    "open_loop",
+    "pooled_spearman",
     "realised",
     "reencoding_residual",
     "spearman",
+    "spearman_by_horizon",
     "standardised_errors",
     "total_variance",
 ]

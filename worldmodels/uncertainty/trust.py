@@ -44,7 +44,7 @@ def open_loop(model: "WorldModel", batch: Batch, *, horizon: int = HORIZON, stri
 
     Args: batch: windows (B, T+1) that begin where episodes begin. The model sees what lies before a start.
     """
-    states = model.infer(batch)
+    states = model.infer(batch, sample=False)
     steps = batch.action.shape[1]
     plan, mask, target = (
         torch.cat([value, value.new_zeros(len(value), horizon, *value.shape[2:])], 1)
@@ -86,11 +86,6 @@ def pooled_spearman(result: OpenLoop, score: Tensor | None = None) -> float:
     """The same over all horizons at once, as others report it: a step counter alone does well here."""
     score = result.score if score is None else score
     return spearman(score[result.valid], result.error[result.valid])
-
-
-def calibrate(calibration: Calibration, held_out: OpenLoop) -> None:
-    """Fit the widths to forecasts of held-out transitions."""
-    calibration.fit(held_out.forecast, held_out.target, held_out.valid)
 
 
 def interval_report(result: OpenLoop, calibration: Calibration) -> tuple[dict[str, float | None], float]:

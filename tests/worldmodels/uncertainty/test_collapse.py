@@ -12,13 +12,13 @@ from worldmodels.uncertainty import IDENTICAL, decompose, member_difference
 def members(**changes):
     torch.manual_seed(0)
     options = EnsembleOptions(**({"members": 4, "units": 8} | changes))
-    return build_ensemble(options, GaussianFamily(3), 6, norm=False)
+    return build_ensemble(options, GaussianFamily(3), 6)
 
 
 @pytest.mark.parametrize("family", [GaussianFamily(3), CategoricalFamily(2, 3)])
 @pytest.mark.parametrize("kind", ["ensemble", "epinet"])
 def test_fresh_members_differ_on_noise_and_asking_draws_no_number(kind, family):
-    ensemble = build_ensemble(EnsembleOptions(kind=kind, units=8), family, 6, norm=True)
+    ensemble = build_ensemble(EnsembleOptions(kind=kind, units=8), family, 6)
     before = torch.get_rng_state()
     assert member_difference(ensemble, 6) > 0.02
     assert torch.equal(before, torch.get_rng_state())
