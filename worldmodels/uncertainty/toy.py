@@ -9,7 +9,7 @@ in the noise, which is why a curious agent that follows them never leaves it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from math import cos, log, pi
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from worldmodels.uncertainty.metrics import auroc
 
 SIZE, ACTION = 4, 1
 MIN_SIGMA, MAX_SIGMA = 0.01, 1.0
+BETAS = (0.9, 0.999)
 NOISY, GAP = (-1.5, -0.5), (0.5, 1.0)
 CONTEXT = SIZE + ACTION
 LATENT = GaussianFamily(SIZE, min_std=0.005)
@@ -78,17 +79,26 @@ def fit(
 
     A constant rate would leave the noise of the last batches in every member, and epistemic variance with it.
     """
-    optimizer = torch.optim.Adam(ensemble.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    parameters = list(ensemble.parameters())
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     seen = ensemble.sees(torch.arange(len(data.sigma)))  # (K, N)
-    for _ in range(steps):
+    for step in range(steps):
         rows = torch.randint(len(data.sigma), (batch,), generator=generator)
         members = ensemble(data.context[rows], data.context[rows, :SIZE])  # (K, N, P)
         nats = -LATENT.log_prob(members, data.target[rows])
-        optimizer.zero_grad()
-        torch.where(seen[:, rows], nats, 0).mean(1).sum().backward()
-        optimizer.step()
-        schedule.step()
+        loss = torch.where(seen[:, rows], nats, 0).mean(1).sum()
+        decayed = rate * (1 + cos(pi * step / steps)) / 2
+        for p, gradient, moment in zip(parameters, torch.autograd.grad(loss, parameters), moments, strict=True):
+            _adam(p, gradient, moment, decayed, step + 1)
+
+
+@torch.no_grad()
+def _adam(parameter: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, step: int) -> None:
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) in place: a toy's parameters are nobody else's to train."""
+    for moment, value, beta in zip(moments, (gradient, gradient.square()), BETAS, strict=True):
+        moment.lerp_(value, 1 - beta)
+    first, second = (moment / (1 - beta**step) for moment, beta in zip(moments, BETAS, strict=True))
+    parameter.sub_(rate * first / (second.sqrt() + 1e-8))
 
 
 @torch.no_grad()
