@@ -83,10 +83,10 @@ def test_policy_uses_its_memory_over_two_steps(tmp_path):
 
 
 def test_time_limit_is_not_death(tmp_path):
-    """An episode that was truncated after one step goes on for ever: V = 1 / (1 - 0.8), within 1.5 %."""
+    """An episode that was truncated after one step goes on for ever: V = 1 / (1 - 0.8), within 1 %."""
     probe = probe_options("TimeLimit", {"ends": "truncated"})
-    with learned(tmp_path, probe, *LONG, "agent.gamma=0.8") as trainer:
-        assert values(trainer, [[-1.0]], [[1.0]]) == pytest.approx([5.0, 5.0], rel=0.015)
+    with learned(tmp_path, probe, *LONG, "train.warmup_updates=400", "agent.gamma=0.8") as trainer:
+        assert values(trainer, [[-1.0]], [[1.0]]) == pytest.approx([5.0, 5.0], rel=0.01)
 
 
 def test_termination_is_death(tmp_path):
