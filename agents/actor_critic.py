@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from worldmodels.heads import ScalarHead, TwoHotHead
 from worldmodels.nets import mlp
 from worldmodels.specs import ActionSpec
 from worldmodels.types import Rollout, State
+
+if TYPE_CHECKING:
+    from agents.acquisition import Bonus
 
 UNIMIX = 0.01
 """Share of uniform mixed into discrete policies, so that no action's probability is zero."""
@@ -90,17 +94,27 @@ class ActorCritic(nn.Module):
         continuous = spec.kind == "continuous"
         self.through_dynamics = options.gradient == "dynamics" or (options.gradient == "auto" and continuous)
 
-    def losses(self, imagine: Imagine, start: State) -> PolicyLosses:
-        """Imagine from `start` (B, ...) and score the policy; no real reward or observation is seen."""
+    def losses(self, imagine: Imagine, start: State, bonus: "Bonus | None" = None) -> PolicyLosses:
+        """Imagine from `start` (B, ...) and score the policy; no real reward or observation is seen.
+
+        bonus: adds an acquisition to the reward, and may end returns where the model is too unsure.
+        """
         options = self.options
+        trusted = None
         with torch.set_grad_enabled(self.through_dynamics):
             rollout = imagine(start, self.actor.sample, options.horizon)
+            unshaped = rollout.reward.detach()
+            if bonus is not None:
+                rollout, trusted = bonus.apply_to(rollout)
         features = rollout.states.features  # (B, H+1, F)
         with torch.set_grad_enabled(self.through_dynamics):
             discount = options.gamma * rollout.continuation  # (B, H)
             value = self.slow_critic(features[:, 1:].contiguous()).mean
-            returns = lambda_return(rollout.reward, discount, value, options.lambda_)  # (B, H)
+            lambda_ = options.lambda_ if trusted is None else options.lambda_ * _next(trusted)
+            returns = lambda_return(rollout.reward, discount, value, lambda_)  # (B, H)
         target, weight = returns.detach(), visit_weights(discount.detach())
+        if trusted is not None:
+            weight = weight * trusted
         self._follow_range(target)
         scale = self.return_range.clamp(min=MIN_RANGE)
         before = features[:, :-1].detach().contiguous()  # where the actions were taken
@@ -118,11 +132,11 @@ class ActorCritic(nn.Module):
             "critic_loss": critic.detach(),
             "entropy": entropy.detach().mean(),
             "imagined_return": target[:, 0].mean(),
-            "imagined_reward_max": rollout.reward.detach().max(),
-            "imagined_reward_min": rollout.reward.detach().min(),
+            "imagined_reward_max": unshaped.max(),
+            "imagined_reward_min": unshaped.min(),
             "return_range": self.return_range.clone(),
         }
-        earned = ((weight * rollout.reward.detach().square()).sum() / weight.sum()).sqrt()
+        earned = ((weight * rollout.reward.detach().square()).sum() / weight.sum().clamp(min=1)).sqrt()
         return PolicyLosses(actor, critic, earned / _spare(options.gamma), metrics)
 
     def widen(self, value_scale: Tensor) -> None:
@@ -158,3 +172,8 @@ def _critic(features: int, options: ActorCriticOptions) -> ScalarHead | TwoHotHe
 def _spare(gamma: float) -> float:
     """1 - gamma, kept away from zero: its inverse is how many rewards a value sums up."""
     return max(1 - gamma, MIN_RATE)
+
+
+def _next(trusted: Tensor) -> Tensor:
+    """Whether the step after each is trusted too, 1 or 0: (B, H); after the last one the value takes over anyhow."""
+    return torch.cat([trusted[:, 1:], trusted[:, -1:]], 1).float()

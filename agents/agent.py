@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.acquisition import build_bonus
 from agents.actor_critic import ActorCritic
 from agents.experiment import load_options, recorded_options
 from agents.options import TrainOptions
@@ -41,8 +42,9 @@ class Carry(NamedTuple):
 class Agent:
     """A policy in the latent space of its world model.
 
-    Attributes: world_model, policy, options, obs_specs, action_spec; planner, which acts where there is one;
-    train_steps, the simulator steps it learned from; run, the folder it came from or None.
+    Attributes: world_model, policy, options, obs_specs, action_spec; bonus, an acquisition that is part of the imagined
+    reward, or None; planner, which acts where there is one; train_steps, the simulator steps it learned from; run, the
+    folder it came from or None.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class Agent:
         self.policy = ActorCritic(self.world_model.features_size, action_spec, options.agent)
         self.world_model.to(options.device)
         self.policy.to(options.device)
-        self.planner = build_planner(options.agent, self.world_model, self.policy, action_spec)
+        self.bonus = build_bonus(options.agent.acquisition, self.world_model)
+        if self.bonus is not None:
+            self.bonus.to(options.device)
+        self.planner = build_planner(options.agent, self.world_model, self.policy, action_spec, self.bonus)
         self.sb3 = _sb3_policy(options, self.world_model)
         self._spaces: tuple[Any, Any] | None = None
 
@@ -111,6 +116,8 @@ class Agent:
             restore_module(agent.policy, parts["policy"])
             if agent.sb3 is not None:
                 restore_module(agent.sb3, parts["sb3"])
+            if agent.bonus is not None:
+                restore_module(agent.bonus, parts["bonus"])
         return agent
 
     def save(self, run: str | Path) -> Path:
@@ -126,6 +133,7 @@ class Agent:
             "world_model": module_state(self.world_model),
             "policy": module_state(self.policy),
             **({} if self.sb3 is None else {"sb3": module_state(self.sb3)}),
+            **({} if self.bonus is None else {"bonus": module_state(self.bonus)}),
             ACTING: self.acting_state(self.train_steps, None),
         }
         return save(folder, self.train_steps, parts)
@@ -231,7 +239,8 @@ class Agent:
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
         modules: list[tuple[str, nn.Module]] = [("world_model", self.world_model), ("policy", self.policy)]
-        return modules if self.sb3 is None else [*modules, ("sb3", self.sb3)]
+        optional = {"sb3": self.sb3, "bonus": self.bonus}
+        return [*modules, *((name, module) for name, module in optional.items() if module is not None)]
 
 
 def _sb3_policy(options: TrainOptions, world_model: WorldModel) -> "Sb3Policy | None":

@@ -18,6 +18,9 @@ from worldmodels.errors import NonFiniteError
 from worldmodels.types import Batch, State
 from worldmodels.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from agents.acquisition import Bonus
+
 Pairs = list[tuple[nn.Parameter, Tensor]]
 """Parameters and their gradients."""
 
@@ -68,18 +71,25 @@ def apply_gradients(*descents: Descent) -> tuple[list[Tensor], str | None]:
 
 
 class Learner:
-    """World model, policy and their optimisers.
+    """World model, policy, bonus and their optimisers.
 
     updates, skipped, skipped_in_a_row: counts. fault: what was not finite in the last update, None if nothing.
     """
 
     def __init__(
-        self, world_model: WorldModel, policy: ActorCritic, options: TrainOptions, sb3: "Sb3Policy | None" = None
+        self,
+        world_model: WorldModel,
+        policy: ActorCritic,
+        options: TrainOptions,
+        sb3: "Sb3Policy | None" = None,
+        bonus: "Bonus | None" = None,
     ) -> None:
-        self.world_model, self.policy, self.options, self.sb3 = world_model, policy, options, sb3
+        self.world_model, self.policy, self.options, self.sb3, self.bonus = world_model, policy, options, sb3, bonus
         self.model_optimizer = Adam(_model_groups(world_model), options.train.model_rate, fused=True)
         self.actor_optimizer = Adam(policy.actor.parameters(), options.agent.actor_rate, fused=True)
         self.critic_optimizer = Adam(policy.critic.parameters(), options.agent.critic_rate, fused=True)
+        learned = [p for p in bonus.parameters() if p.requires_grad] if bonus is not None else []
+        self.bonus_optimizer = Adam(learned, options.agent.acquisition.rate, fused=True) if learned else None
         self.updates = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
@@ -108,7 +118,11 @@ class Learner:
         agent = self.options.agent
         start = choose_starts(states, batch, agent.starts)
         range_before = self.policy.return_range.clone()
-        losses = self.policy.losses(partial(self.world_model.imagine, entropy=False), start)
+        imagine, scale_before = partial(self.world_model.imagine, entropy=False), None
+        if self.bonus is not None:
+            imagine, scale_before = partial(imagine, uncertainty=True), self.bonus.scale.clone()
+            self.bonus.refresh(self.world_model, self.policy.actor.mode, start)
+        losses = self.policy.losses(imagine, start, self.bonus)
         (actor_norm, critic_norm), fault = apply_gradients(
             Descent(losses.actor, self.actor_optimizer, agent.clip, self.policy.actor),
             Descent(losses.critic, self.critic_optimizer, agent.clip, self.policy.critic),
@@ -118,23 +132,48 @@ class Learner:
             self.policy.widen(losses.value_scale)
         else:
             self.policy.return_range.copy_(range_before)
+            if self.bonus is not None and scale_before is not None:
+                self.bonus.scale.copy_(scale_before)
         terms = {"actor": losses.actor, "critic": losses.critic}
         self.fault = fault and (name_non_finite({"states": start.features}, self.policy, terms) or fault)
         metrics = losses.metrics | {"actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
         return {f"policy/{name}": value for name, value in metrics.items()}
 
+    def update_bonus(self, states: State, batch: Batch) -> dict[str, Tensor]:
+        """Let the bonus see real steps: one step down its loss, where it has one."""
+        if self.bonus is None:
+            return {}
+        loss = self.bonus.learn(self.world_model, states, batch)
+        if loss is None or self.bonus_optimizer is None:
+            return {}
+        _, self.fault = apply_gradients(Descent(loss, self.bonus_optimizer, self.options.agent.clip, self.bonus))
+        return {"policy/bonus_loss": loss.detach()}
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """World model, then policy if it learns, on one batch. What is not finite skips the step and is counted.
+        """World model, bonus, and policy if it learns, on one batch. What is not finite skips the step and is counted.
 
         `fault` then says what it was; the policy does not learn from states of a model that could not.
         Raises: NonFiniteError: `train.max_skipped_updates` in a row were skipped.
         """
         states, metrics = self.update_model(batch)
+        if self.fault is None:
+            metrics |= self.update_bonus(states, batch)
         if self.fault is None and self.options.agent.name not in ("planner", "sb3"):
             metrics |= self.update_policy(states, batch)
         if self.fault is None and self.sb3 is not None and (self.updates + 1) % self.sb3.options.every == 0:
             metrics |= self.sb3.learn(choose_starts(states, batch, batch.alive.numel()))
         self.updates += 1
+        self._count()
+        return metrics
+
+    def practise(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of actor and critic in the model as it is, from states of `batch`; skipped and counted as `update`.
+
+        Raises: NonFiniteError: as `update`.
+        """
+        with torch.no_grad():
+            states = self.world_model.infer(batch)
+        metrics = self.update_policy(states, batch)
         self._count()
         return metrics
 

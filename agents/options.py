@@ -82,12 +82,45 @@ class Sb3Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcquisitionOptions:
+    """A score of every imagined step that becomes part of its reward: docs/acquisition.md says which one when.
+
+    name: `none`, `information_gain`, `disagreement`, `sigma`, `jensen_renyi`, `task_aware`, `surprise`,
+    `prediction_error`, `rnd`, `count`, `random_network`, or one that was registered. weight: of the score: plus
+    explores, minus is pessimism. reward: weight of the environment's reward beside it (0: curiosity alone).
+    normalize: divide scores by their running standard deviation. quantile: imagined steps that score above this
+    quantile of real ones end a return (1: none do). rate: learning rate of an acquisition that learns. width: of the
+    tube around good trajectories, in units of the latent, and task_horizon: their length (`task_aware`).
+    """
+
+    name: str = "none"
+    weight: float = 1.0
+    reward: float = _at_least(1.0, 0.0)
+    normalize: bool = True
+    quantile: float = _between(1.0, 0.0, 1.0)
+    rate: float = _above(1e-3, 0.0)
+    width: float = _above(0.5, 0.0)
+    task_horizon: int = _at_least(15, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorerOptions:
+    """What `agent=explorer` does with its model at the end.
+
+    task_updates: updates of a new policy for the environment's reward, in the model alone, without further steps.
+    """
+
+    task_updates: int = _at_least(1_500, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActorCriticOptions:
     """The policy that is trained in imagination.
 
     name: `actor_critic` acts by that policy alone, `planner` plans and trains no policy, `planner_actor` plans with the
-    policy's proposals and its critic at the end of each plan. planner: how the latter two search.
-    `sb3` trains an algorithm of Stable-Baselines3 in the dream instead, as the section sb3 says.
+    policy's proposals and its critic at the end of each plan, `sb3` trains an algorithm of Stable-Baselines3 in the
+    dream instead, `explorer` collects with a policy for `acquisition` and at the end trains one for the task. planner,
+    sb3, explorer: their own settings. acquisition: becomes part of the imagined reward.
     horizon: imagined steps. starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
     n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
     slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
@@ -99,7 +132,7 @@ class ActorCriticOptions:
     norm of a gradient. norm: layer normalisation in both networks.
     """
 
-    name: Literal["actor_critic", "planner", "planner_actor", "sb3"] = "actor_critic"
+    name: Literal["actor_critic", "planner", "planner_actor", "sb3", "explorer"] = "actor_critic"
     horizon: int = _at_least(15, 1)
     starts: int = _at_least(128, 1)
     gamma: float = _between(0.99, 0.0, 1.0)
@@ -120,6 +153,8 @@ class ActorCriticOptions:
     clip: float = _above(100.0, 0.0)
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     sb3: Sb3Options = field(default_factory=Sb3Options)
+    acquisition: AcquisitionOptions = field(default_factory=AcquisitionOptions)
+    explorer: ExplorerOptions = field(default_factory=ExplorerOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

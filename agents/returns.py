@@ -4,18 +4,19 @@ import torch
 from torch import Tensor
 
 
-def lambda_return(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
+def lambda_return(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float | Tensor) -> Tensor:
     """R_t = r_t + d_t ((1 - lambda) v_{t+1} + lambda R_{t+1}), R_H = v_H (Sutton and Barto 2018, eq. 12.2 ff.).
 
     Args: reward, discount: (B, H), of the step from s_t to s_{t+1}; discount = gamma * continuation of s_{t+1}.
-        value: (B, H), of the states reached (s_1 .. s_H).
+        value: (B, H), of the states reached (s_1 .. s_H). lambda_: a number, or (B, H), one for each step.
     Returns: (B, H), the return from s_0 .. s_{H-1}.
     """  # noqa: D205
     blended = reward + discount * (1 - lambda_) * value
+    carried = discount * lambda_
     result = value[:, -1]
     returns = []
     for t in reversed(range(reward.shape[1])):
-        result = blended[:, t] + discount[:, t] * lambda_ * result
+        result = blended[:, t] + carried[:, t] * result
         returns.append(result)
     return torch.stack(returns[::-1], 1)
 

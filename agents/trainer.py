@@ -26,6 +26,7 @@ from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS, never_saved
 from worldmodels.saved import ACTING
 from worldmodels.states import State
+from worldmodels.types import Batch
 
 FINAL_SEED = 1_000_000
 """Added to `evaluation.seed` for the last evaluation, so that no episode that chose the agent judges it."""
@@ -79,7 +80,8 @@ class Trainer:
         seeding.seed_everything(options.seed)
         self.options, self.run, self.envs, self.logger = options, run, envs, logger
         self.agent = Agent(options, envs.obs_specs, envs.action_spec)
-        self.learner = Learner(self.agent.world_model, self.agent.policy, options, self.agent.sb3)
+        agent = self.agent
+        self.learner = Learner(agent.world_model, agent.policy, options, agent.sb3, agent.bonus)
         self.replay = Replay(
             envs.obs_specs, envs.action_spec.size, capacity=options.replay.capacity, streams=envs.num_envs
         )
@@ -122,6 +124,8 @@ class Trainer:
             if evaluation.every and self.step // evaluation.every > self.evaluated // evaluation.every:
                 self.evaluate()
         if self.barrier < self.step:
+            if self.options.agent.name == "explorer":
+                self.learn_task()
             self.save()
 
     def learn(self, steps: int) -> None:
@@ -154,10 +158,8 @@ class Trainer:
             self.logger.progress.update(self.step)
 
     def update(self) -> Mapping[str, Tensor]:
-        """One update from one batch; shorter windows while the replay is short."""
-        size, length = self.options.replay.batch, self.options.replay.length
-        shortest = min(length, self.replay.longest - 1)
-        batch = self.replay.sample(size, shortest, self.replay_rng).to(self.options.device)
+        """One update from one batch."""
+        batch = self._batch(self.replay_rng)
         try:
             metrics = self.learner.update(batch)
         except NonFiniteError as error:
@@ -183,8 +185,29 @@ class Trainer:
         result = self._measure(self.agent, options.episodes, seed)
         self.logger.log(self.step, {**result.metrics(), "evaluation/seconds": time.monotonic() - began})
         score = self.best["json"]["score"]
+        if self.options.agent.name == "explorer":
+            return  # its returns are by the way: `learn_task` trains what is kept
         if score is None or result.mean >= score:
             self.best = self.agent.acting_state(self.step, result.mean)
+
+    def learn_task(self) -> None:
+        """Train a new policy for the environment's reward in the explorer's model; it is the agent that is kept.
+
+        No number of it reaches the explorer: a run that goes on explores as if it had never stopped.
+        """
+        options = self.options
+        with seeding.forked(seeding.derive(options.seed, "task")):
+            agent = Agent(options, self.envs.obs_specs, self.envs.action_spec)
+            fresh = module_state(agent.policy)
+            agent.restore_acting(self.agent.acting_state(self.step, None))
+            restore_module(agent.policy, fresh)
+            learner = Learner(agent.world_model, agent.policy, options)
+            rng = seeding.generator(options.seed, "task")
+            metrics: Mapping[str, Tensor] = {}
+            for _ in range(options.agent.explorer.task_updates):
+                metrics = learner.practise(self._batch(rng))
+        self.logger.log(self.step, {f"task/{k.removeprefix('policy/')}": float(v) for k, v in metrics.items()})
+        self.best = agent.acting_state(self.step, None)
 
     def finish(self) -> TrainResult:
         """Evaluate the agent that was kept on fresh episodes; write evaluation.json, the curve and the film."""
@@ -251,7 +274,7 @@ class Trainer:
             "skipped": self.learner.skipped,
             "skipped_in_a_row": self.learner.skipped_in_a_row,
         }
-        return {
+        return self._bonus_state() | {
             "specs": self.agent.specs_state(),
             "world_model": module_state(self.agent.world_model),
             "policy": module_state(self.agent.policy),
@@ -283,6 +306,10 @@ class Trainer:
         restore_optimizer(self.learner.model_optimizer, parts["model_optimizer"])
         restore_optimizer(self.learner.actor_optimizer, parts["actor_optimizer"])
         restore_optimizer(self.learner.critic_optimizer, parts["critic_optimizer"])
+        if self.learner.bonus is not None:
+            restore_module(self.learner.bonus, parts["bonus"])
+        if self.learner.bonus_optimizer is not None:
+            restore_optimizer(self.learner.bonus_optimizer, parts["bonus_optimizer"])
         self.replay.restore(parts["replay"])
         self.collector.restore(parts["collector"])
         self.alarm.restore(parts["alarm"])
@@ -295,6 +322,11 @@ class Trainer:
             setattr(self.learner, name, counters[name])
         self.best = parts[ACTING]
         seeding.restore(parts["random"])
+
+    def _bonus_state(self) -> dict[str, State]:
+        bonus, optimizer = self.learner.bonus, self.learner.bonus_optimizer
+        parts = {} if bonus is None else {"bonus": module_state(bonus)}
+        return parts if optimizer is None else parts | {"bonus_optimizer": optimizer_state(optimizer)}
 
     def close(self) -> None:
         """Close the environments of the evaluation."""
@@ -316,6 +348,12 @@ class Trainer:
         except Exception as error:  # a renderer, an encoder or a font may raise anything
             text = f"{self.run}: the run is finished, but not all of it was drawn: {type(error).__name__}: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _batch(self, rng: np.random.Generator) -> Batch:
+        """Windows to learn from; shorter ones while the replay is short."""
+        size, length = self.options.replay.batch, self.options.replay.length
+        shortest = min(length, self.replay.longest - 1)
+        return self.replay.sample(size, shortest, rng).to(self.options.device)
 
     def _measure(self, agent: Agent, episodes: int, seed: int) -> Evaluation:
         options = self.options.evaluation

@@ -278,3 +278,6 @@ class DensityModel(Protocol):
 
 Policy = Callable[[Tensor], Tensor]
 """Features (B, F) -> encoded action (B, A)."""
+
+Acquisition = Callable[[Rollout], Tensor]
+"""A score for each step of a rollout, (B, H): plus explores, minus is pessimism."""

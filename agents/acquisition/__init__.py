@@ -1,7 +1,16 @@
 """Acquisition: what to look at, do or ask next."""
 
 from agents.acquisition.adversarial import variational_adversarial
+from agents.acquisition.bonus import Bonus, build_acquisition, build_bonus, register_acquisition
 from agents.acquisition.bootstrap import BootstrapClassifier
+from agents.acquisition.learned import (
+    Count,
+    Expected,
+    Observed,
+    RandomNetwork,
+    RandomNetworkDistillation,
+    observe,
+)
 from agents.acquisition.pool import (
     Selection,
     bald,
@@ -12,16 +21,45 @@ from agents.acquisition.pool import (
     random_batch,
     top,
 )
+from agents.acquisition.scores import (
+    disagreement,
+    information_gain,
+    jensen_renyi,
+    pessimism,
+    sigma,
+    upper_confidence,
+)
+from agents.acquisition.task import TaskAware, member_returns, member_rollouts, return_difference
 
 __all__ = [
+    "Bonus",
     "BootstrapClassifier",
+    "Count",
+    "Expected",
+    "Observed",
+    "RandomNetwork",
+    "RandomNetworkDistillation",
     "Selection",
+    "TaskAware",
     "bald",
     "batch_bald",
+    "build_acquisition",
+    "build_bonus",
     "core_set",
+    "disagreement",
     "epig",
+    "information_gain",
+    "jensen_renyi",
+    "member_returns",
+    "member_rollouts",
+    "observe",
+    "pessimism",
     "predictive_entropy",
     "random_batch",
+    "register_acquisition",
+    "return_difference",
+    "sigma",
     "top",
+    "upper_confidence",
     "variational_adversarial",
 ]

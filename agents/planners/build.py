@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 
 from torch import Tensor
 
@@ -16,22 +17,30 @@ from agents.planners.planner import Planner
 from agents.planners.plans import PlanFamily, plan_family
 from agents.planners.search import Search
 from worldmodels.specs import ActionSpec
-from worldmodels.types import State
+from worldmodels.types import Acquisition, State
 from worldmodels.world_model import WorldModel
 
 
 def build_planner(
-    options: ActorCriticOptions, world_model: WorldModel, policy: ActorCritic, spec: ActionSpec
+    options: ActorCriticOptions,
+    world_model: WorldModel,
+    policy: ActorCritic,
+    spec: ActionSpec,
+    bonus: Acquisition | None = None,
 ) -> Planner | None:
-    """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone."""
+    """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone.
+
+    bonus: what is added to each imagined reward, weight included.
+    """
     if options.name not in ("planner", "planner_actor"):
         return None
     own = options.planner
     learned = options.name == "planner_actor"
     objective = Objective(
-        world_model.imagine,
+        world_model.imagine if bonus is None else partial(world_model.imagine, uncertainty=True),
         options.gamma,
         value=(lambda features: policy.slow_critic(features).mean) if learned else None,
+        bonus=bonus,
         particles=own.particles,
     )
     return Planner(

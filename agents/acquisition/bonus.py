@@ -1,0 +1,166 @@
+"""An acquisition as part of the reward: one mechanism, plus explores and minus is pessimism. Names to acquisitions."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from agents.acquisition.learned import (
+    Count,
+    Expected,
+    Observed,
+    RandomNetwork,
+    RandomNetworkDistillation,
+    observe,
+)
+from agents.acquisition.scores import disagreement, information_gain, jensen_renyi, sigma
+from agents.acquisition.task import TaskAware
+from agents.options import AcquisitionOptions
+from worldmodels.errors import ConfigError
+from worldmodels.types import Acquisition, Batch, Policy, Rollout, State
+from worldmodels.world_model import WorldModel
+
+FOLLOW = 0.01
+"""Fraction by which scale and threshold follow each batch."""
+MIN_SCALE = 1e-8
+
+Builder = Callable[[WorldModel, AcquisitionOptions], Acquisition]
+_BUILDERS: dict[str, Builder] = {
+    "disagreement": lambda model, options: disagreement,
+    "sigma": lambda model, options: sigma,
+    "information_gain": lambda model, options: information_gain,
+    "jensen_renyi": lambda model, options: partial(jensen_renyi, family=model.family),
+    "task_aware": lambda model, options: TaskAware(
+        model.family.width, width=options.width, horizon=options.task_horizon
+    ),
+    "surprise": lambda model, options: Expected(model.temporal_prior.context_size, "surprise"),
+    "prediction_error": lambda model, options: Expected(model.temporal_prior.context_size, "error"),
+    "rnd": lambda model, options: RandomNetworkDistillation(model.family.width),
+    "count": lambda model, options: Count(model.family.width),
+    "random_network": lambda model, options: RandomNetwork(model.family.width),
+}
+_OF_MEMBERS = ("disagreement", "sigma", "information_gain", "jensen_renyi", "task_aware")
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """An acquisition that learns from real steps."""
+
+    def learn(self, observed: Observed) -> Tensor | None:
+        """A scalar to minimise, or None where there is nothing to descend."""
+        ...
+
+
+def register_acquisition(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: give a function (world model, options) -> acquisition a name for `agent.acquisition.name`.
+
+    Raises: ConfigError: the name is taken.
+    """
+    if name in _BUILDERS or name == "none":
+        raise ConfigError(f"acquisition {name!r}: there is one of this name already")
+
+    def register(builder: Builder) -> Builder:
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def build_acquisition(options: AcquisitionOptions, world_model: WorldModel) -> Acquisition:
+    """The acquisition of that name.
+
+    Raises: ConfigError: no such name, or it needs an ensemble that the model does not have.
+    """
+    if options.name not in _BUILDERS:
+        near = difflib.get_close_matches(options.name, _BUILDERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: none, {', '.join(_BUILDERS)}"
+        raise ConfigError(f"agent.acquisition.name: unknown acquisition {options.name!r}{hint}")
+    if options.name in _OF_MEMBERS and world_model.ensemble is None:
+        raise ConfigError(
+            f"agent.acquisition.name={options.name} asks members that can disagree: set world_model.ensemble.members=5"
+        )
+    return _BUILDERS[options.name](world_model, options)
+
+
+def build_bonus(options: AcquisitionOptions, world_model: WorldModel) -> "Bonus | None":
+    """The bonus that the options describe; None for `none`. Raises: ConfigError: see `build_acquisition`."""
+    if options.name == "none":
+        return None
+    return Bonus(
+        build_acquisition(options, world_model),
+        weight=options.weight,
+        reward=options.reward,
+        normalize=options.normalize,
+        quantile=options.quantile,
+    )
+
+
+class Bonus(nn.Module):
+    """weight * score / scale, to be added to `reward` times the imagined reward.
+
+    scale: running standard deviation of the scores, or 1 without `normalize`, so that a weight means the same while
+    the scores fade. quantile: imagined steps whose score exceeds this quantile of the scores of real ones are not
+    trusted, nor is what follows them (1: all are); returns end before them with the value of the last trusted state.
+    """
+
+    scale: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self, acquisition: Acquisition, *, weight: float, reward: float, normalize: bool, quantile: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.acquisition = acquisition
+        self.weight, self.reward, self.normalize, self.quantile = weight, reward, normalize, quantile
+        self.register_buffer("scale", torch.zeros(()))
+        self.register_buffer("threshold", torch.full((), torch.inf))
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """What is added to the imagined reward, (B, H); the change of the reward's own weight is part of it."""
+        return self._addition(rollout, self.acquisition(rollout))
+
+    def apply_to(self, rollout: Rollout) -> tuple[Rollout, Tensor | None]:
+        """The rollout with its new reward, and which steps are trusted: (B, H) bool, None for all. Moves the scale."""
+        score = self.acquisition(rollout)  # (B, H)
+        self._follow_scale(score.detach())
+        trusted = None if self.quantile == 1 else (score.detach() <= self.threshold).cummin(1).values
+        return replace(rollout, reward=rollout.reward + self._addition(rollout, score)), trusted
+
+    def learn(self, world_model: WorldModel, states: State, batch: Batch) -> Tensor | None:
+        """Let the acquisition see real steps and move the threshold; a scalar to minimise, or None.
+
+        states: (B, T+1), the posterior states of `batch`.
+        """
+        if not self._observes:
+            return None
+        observed = observe(world_model, states, batch)
+        if self.quantile < 1:
+            with torch.no_grad():
+                new = torch.quantile(self.acquisition(observed.rollout)[observed.mask], self.quantile)
+                first = torch.isinf(self.threshold)
+                self.threshold.copy_(torch.where(first, new, torch.lerp(self.threshold, new, FOLLOW)))
+        return self.acquisition.learn(observed) if isinstance(self.acquisition, Learns) else None
+
+    def refresh(self, world_model: WorldModel, policy: Policy, start: State) -> None:
+        """Let an acquisition that asks about the task follow the policy `policy` from `start` (B, ...)."""
+        if isinstance(self.acquisition, TaskAware):
+            self.acquisition.refresh(world_model, policy, start)
+
+    @property
+    def _observes(self) -> bool:
+        """Whether `learn` has anything to do."""
+        return self.quantile < 1 or isinstance(self.acquisition, Learns)
+
+    def _addition(self, rollout: Rollout, score: Tensor) -> Tensor:
+        known = self.scale.clamp(min=MIN_SCALE)
+        scale = torch.where(self.scale > 0, known, 1.0) if self.normalize else 1.0
+        return self.weight * score / scale + (self.reward - 1) * rollout.reward
+
+    @torch.no_grad()
+    def _follow_scale(self, score: Tensor) -> None:
+        new = score.std()
+        self.scale.copy_(torch.where(self.scale == 0, new, torch.lerp(self.scale, new, FOLLOW)))
