@@ -27,6 +27,10 @@ examples:
   wm evaluate runs/mine
   wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4
   wm evaluate runs/mine --card --json card.json    how far its uncertainty can be trusted""",
+    "report": """
+examples:
+  wm report runs/mine                              writes runs/mine/report.html
+  wm evaluate runs/mine --card                     first, for the part on the model's uncertainty""",
     "doctor": """
 examples:
   wm doctor --env CartPole-v1
@@ -111,6 +115,10 @@ def _add_imagine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--horizon", type=_positive, default=60, metavar="N", help="steps dreamt (default 60)")
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train")
     parser.add_argument("--env", required=True, metavar="ID", help="a gymnasium id, or a preset of configs/env")
@@ -184,6 +192,7 @@ _COMMANDS = {
     "train": ("Train a world model and a policy inside it.", _add_train),
     "evaluate": ("Play whole episodes with a trained agent and report its returns.", _add_evaluate),
     "imagine": ("Film what the agent imagines beside what happens.", _add_imagine),
+    "report": ("Write one HTML page about a run that needs no other file.", _add_report),
     "doctor": ("Say in plain words what is wrong with an environment, and how to begin with it.", _add_doctor),
     "compare": ("Say which method is better, over runs and tasks, with intervals.", _add_compare),
 }

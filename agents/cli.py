@@ -158,6 +158,14 @@ def _doctor(args: argparse.Namespace) -> int:
     return USER_ERROR if checkup.wrong else 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    env = _env_options(args)
+    from agents.report import write_report
+
+    print(f"report: {write_report(args.folder, env)}")
+    return 0
+
+
 def _compare(args: argparse.Namespace) -> int:
     for file in (args.out, args.json):
         _check_output(file)
@@ -219,7 +227,14 @@ def _check_own_packages() -> None:
             )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "imagine": _imagine, "compare": _compare, "doctor": _doctor}
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "imagine": _imagine,
+    "compare": _compare,
+    "report": _report,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
