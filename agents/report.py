@@ -26,7 +26,8 @@ CARD_KEYS = (
 """What `wm evaluate --card` adds to evaluation.json (docs/uncertainty.md)."""
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #e5e7eb }
+h1 { font-size: 1.6rem; margin-bottom: 0 }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #e5e7eb }
 table { border-collapse: collapse; margin: 0.6rem 0 } td, th { padding: 0.2rem 1rem 0.2rem 0; text-align: left }
 th { font-weight: 600 } td.good { color: #15803d } td.bad { color: #b91c1c } td.open { color: #6b7280 }
 img, video { max-width: 100% } p.note { color: #6b7280; font-size: 0.9rem } pre { background: #f3f4f6; padding: 0.8rem;
@@ -60,8 +61,8 @@ def write_report(run: str | Path, env_options: EnvOptions | None = None) -> Path
     ]
     name = escape(run.resolve().name)
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head>'
-        f"<body><h1>{name}</h1>{''.join(sections)}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>{''.join(sections)}</body></html>\n"
     )
     file = run / REPORT_FILE
     partial = file.with_name(file.name + ".partial")
@@ -133,8 +134,8 @@ def _model(quality: ModelQuality) -> str:
         if h - 1 <= last
     }
     return (
-        "<h2>What the model expects, and what comes</h2><p>Errors of dreams along actions that were taken, half of them "
-        "the policy's, half of them chance's, on episodes that the model has not seen.</p>"
+        "<h2>What the model expects, and what comes</h2><p>Errors of dreams along actions that were taken, half of "
+        "them the policy's, half of them chance's, on episodes that the model has not seen.</p>"
         f"{_table(rows)}{_image(_png(lambda f: _draw_quality(f, quality)), 'error by horizon')}"
     )
 
