@@ -11,7 +11,8 @@ from agents.recordings import record_episodes
 from envs.options import EnvOptions
 from worldmodels.seeding import derive, forked
 from worldmodels.types import Batch, State
-from worldmodels.uncertainty import forecast, readout, realised
+from worldmodels.uncertainty import realised
+from worldmodels.uncertainty.forecast import forecast, readout
 
 EPISODES, STEPS, HORIZON, STRIDE = 10, 200, 30, 4
 """Episodes of policy and chance each, their length at most, steps dreamt, steps between the starts of dreams."""
