@@ -142,3 +142,29 @@ def known_noise(build: Callable[[], Members], *, count: int = 12_000, steps: int
         total_auroc=auroc(total["noisy"], total["gap"]),
         error_auroc=auroc(error["noisy"], error["gap"]),
     )
+
+
+VISITS = (10, 32, 100, 316, 1_000, 3_162, 10_000)
+_CORNER, _SPREAD, _NOISE = 1.0, 0.02, 0.3
+
+
+def visit_slope(build: Callable[[], Members], *, steps: int = 3_000, seed: int = 0) -> float:
+    """Slope of log epistemic variance against log visits; the mean of n noisy values has -1.
+
+    Seven places far from each other are visited 10 to 10,000 times, with the same noise, and learned at once.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    places = _CORNER * (2 * torch.randint(2, (len(VISITS), CONTEXT), generator=generator).float() - 1)
+    for place in range(1, len(VISITS)):  # no place twice
+        while (places[:place] == places[place]).all(1).any():
+            places[place] = _CORNER * (2 * torch.randint(2, (CONTEXT,), generator=generator).float() - 1)
+    context = places.repeat_interleave(torch.tensor(VISITS), 0)
+    context = context + _SPREAD * torch.randn(context.shape, generator=generator)
+    target = context[:, :SIZE] + _NOISE * torch.randn(len(context), SIZE, generator=generator)
+    ensemble = build()
+    data = Transitions(context, target, torch.full((len(context),), _NOISE))
+    fit(ensemble, data, steps=steps, generator=generator)
+    said = ask(ensemble, Transitions(places, places[:, :SIZE], data.sigma[: len(VISITS)]))
+    x, y = torch.tensor(VISITS).log(), said.epistemic_variance.mean(-1).log()
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / x.square().sum())

@@ -29,8 +29,11 @@ class OpenLoop(NamedTuple):
 
     @property
     def score(self) -> Tensor:
-        """The uncertainty that is judged: length of the forecast's standard deviation (N, H)."""
-        return self.forecast.std.norm(dim=-1)
+        """The uncertainty that is judged: the square root of the forecast's epistemic variance (N, H).
+
+        Noise is in the errors too, but where it is learned it hardly differs between starts, and orders them worse.
+        """
+        return self.forecast.epistemic.sum(-1).sqrt()
 
     @property
     def error(self) -> Tensor:

@@ -1,0 +1,198 @@
+"""Is the uncertainty right? A toy whose noise is known, and forecasts on Pendulum against what then happened.
+
+    python -m benchmarks.uncertainty toy --seeds 100-109
+    python -m benchmarks.uncertainty forecast --seeds 100-104
+
+Each measure stands beside controls that have to fail: total variance and the error of the prediction on the toy, a
+counter of steps and a constant for the forecasts.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from agents.agent import Agent
+from agents.experiment import load_options
+from agents.learner import Learner
+from agents.statistics import bootstrap_interval, iqm
+from envs.vector import VectorEnv
+from worldmodels.build import build_ensemble
+from worldmodels.dynamics import Members
+from worldmodels.options import EnsembleOptions
+from worldmodels.replay import Replay
+from worldmodels.seeding import derive, forked
+from worldmodels.types import Batch
+from worldmodels.uncertainty import Calibration, interval_report, join, known_noise, open_loop, pooled_spearman
+from worldmodels.uncertainty.toy import CONTEXT, LATENT, visit_slope
+from worldmodels.uncertainty.trust import OpenLoop, spearman_by_horizon
+from worldmodels.world_model import WorldModel
+
+STEPS = 200
+TRAINING = {"random": 9, "held": 8, "noisy": 8}
+"""Episodes of 200 steps of each behaviour: 5,000 transitions."""
+SETS = {"held": "held", "random": "random", "policy": "policy", "shifted": "random"}
+"""Action and start sets that are judged; `shifted` starts at speeds of 5 to 8, which episodes never start with."""
+EPISODES = 5
+
+
+def toy(options: EnsembleOptions, seed: int) -> dict[str, float]:
+    """The measures on the toy for one seed of data and members."""
+
+    def build() -> Members:
+        torch.manual_seed(seed)
+        members = build_ensemble(options, LATENT, CONTEXT)
+        assert members is not None, "world_model.ensemble.members is 0: nothing to measure"
+        return members
+
+    result = known_noise(build, steps=3000, seed=seed)
+    return vars(result) | {"visit_slope": visit_slope(build, seed=seed)}
+
+
+def swing_up(obs: np.ndarray) -> float:
+    """A controller by hand: pump energy, then hold; torque in [-1, 1]."""
+    cos, sin, speed = obs
+    angle, energy = np.arctan2(sin, cos), speed**2 / 6 + 5 * (cos - 1)
+    if abs(angle) < 0.6:
+        return float(np.clip(-(6 * angle + 1.25 * speed), -1, 1))
+    return float(-np.sign(speed * energy)) if abs(speed) > 0.01 else 1.0
+
+
+def choose(behaviour: str, t: int, obs: np.ndarray, held: float, rng: np.random.Generator) -> float:
+    """The torque of this step."""
+    drawn = float(rng.uniform(-1, 1))
+    if behaviour == "policy" or (behaviour == "noisy" and rng.random() < 0.6):
+        return swing_up(obs)
+    return held if behaviour == "held" and t % 12 else drawn
+
+
+def play(behaviour: str, episodes: int, seed: int, *, shifted: bool = False, steps: int = STEPS) -> Batch:
+    """Episodes of Pendulum as windows (episodes, steps + 1)."""
+    env, rng = gymnasium.make("Pendulum-v1"), np.random.default_rng(seed)
+    physics: Any = env.unwrapped
+    seen, actions, rewards = [], [], []
+    for episode in range(episodes):
+        obs = env.reset(seed=seed * 1000 + episode)[0]
+        if shifted:
+            physics.state = np.array([rng.uniform(-np.pi, np.pi), rng.choice([-1, 1]) * rng.uniform(5, 8)])
+            obs = physics._get_obs()
+        rows, action = [obs], 0.0
+        for t in range(steps):
+            action = choose(behaviour, t, obs, action, rng)
+            obs, reward, *_ = env.step(np.array([2 * action], np.float32))
+            rows.append(obs)
+            actions.append(action)
+            rewards.append(float(reward))
+        seen.append(np.stack(rows))
+    mask = torch.ones(episodes, steps, dtype=torch.bool)
+    first = torch.zeros(episodes, steps + 1, dtype=torch.bool)
+    first[:, 0] = True
+    shape = (episodes, steps)
+    obs = {"obs": torch.from_numpy(np.stack(seen)).float()}
+    return Batch(obs, torch.tensor(actions).view(*shape, 1), torch.tensor(rewards).view(shape), ~mask, ~mask, mask,
+                 first, torch.ones_like(first))  # fmt: skip
+
+
+def fit(seed: int, updates: int, settings: Sequence[str] = ()) -> WorldModel:
+    """A world model of Pendulum from 5,000 mixed transitions, by the learner's own updates at a rate that decays."""
+    options = load_options(["env=pendulum", *settings])
+    with VectorEnv(options.env, 1) as envs:
+        torch.manual_seed(seed)
+        agent = Agent(options, envs.obs_specs, envs.action_spec)
+    learner, replay = Learner(agent.world_model, agent.policy, options), Replay(agent.obs_specs, 1, capacity=10_000)
+    data = [play(name, count, 10 * seed + i) for i, (name, count) in enumerate(TRAINING.items())]
+    for batch in data:
+        for row in range(len(batch.action)):
+            replay.begin(0, {"obs": batch.obs["obs"][row, 0].numpy()})
+            for t in range(STEPS):
+                action, reward = batch.action[row, t].numpy(), float(batch.reward[row, t])
+                replay.add(0, action, reward, False, t == STEPS - 1, {"obs": batch.obs["obs"][row, t + 1].numpy()})
+    agent.world_model.fit_standardizer({"obs": torch.cat([batch.obs["obs"].flatten(0, 1) for batch in data])})
+    rng = np.random.default_rng(seed)
+    for update in range(updates):
+        learner.slow_down(0.5 * (1 + np.cos(np.pi * update / updates)))
+        learner.update_model(replay.sample(options.replay.batch, options.replay.length, rng))
+    return agent.world_model
+
+
+def judge(model: WorldModel, seed: int) -> dict[str, OpenLoop]:
+    """Forecasts of every set of episodes; the shifted ones from early starts alone."""
+    found = {}
+    for i, (name, behaviour) in enumerate(SETS.items()):
+        shifted = name == "shifted"
+        batch = play(behaviour, EPISODES, derive(seed, name) % 10**6 + i, shifted=shifted, steps=60 if shifted else 200)
+        with forked(seed):
+            found[name] = open_loop(model, batch, stride=2 if shifted else 5)
+    return found
+
+
+def forecast(seed: int, updates: int, settings: Sequence[str] = ()) -> dict[str, float]:
+    """Every figure of one seed: rank correlations by set and horizon, controls, and intervals before and after."""
+    model = fit(seed, updates, settings)
+    sets, held_out = judge(model, 2 * seed), join(list(judge(model, 2 * seed + 1).values()))
+    everything = join(list(sets.values()))
+    counter = torch.arange(20.0).expand_as(everything.valid)
+    values: dict[str, float] = {}
+    for name, result in {**sets, "all": everything}.items():
+        values |= {f"spearman, {name}, {h}": v for h, v in spearman_by_horizon(result).items() if v is not None}
+    values |= {f"spearman of total variance, all, {h}": v
+               for h, v in spearman_by_horizon(everything, everything.forecast.std.norm(dim=-1)).items()
+               if v is not None}  # fmt: skip
+    values["pooled"] = pooled_spearman(everything)
+    values["pooled, step counter"] = pooled_spearman(everything, counter)
+    for name, control in (("step counter", counter), ("constant", torch.ones_like(counter))):
+        inside = spearman_by_horizon(everything, control).values()
+        values[f"inside horizons, {name}"] = max(abs(v or 0) for v in inside)
+    calibration = Calibration()
+    for name in ("before", "after"):
+        covered, error = interval_report(everything, calibration)
+        values |= {f"90 % intervals {name} recalibration, {h}": v for h, v in covered.items() if v is not None}
+        values[f"mean absolute calibration error {name}"] = error
+        calibration.fit(held_out.forecast, held_out.target, held_out.valid)
+    return values
+
+
+def table(rows: Sequence[dict[str, float]]) -> str:
+    """Interquartile mean, its 95 % interval and every seed of each figure, as Markdown."""
+    lines = ["| figure | interquartile mean | 95 % interval | seeds |", "|---|---|---|---|"]
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        low, high = bootstrap_interval(values, iqm, seed=0)
+        each = " ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {name} | **{float(iqm(values)):.3f}** | {low:.3f} to {high:.3f} | {each} |")
+    return "\n".join(lines)
+
+
+def seeds(text: str) -> list[int]:
+    """`100-104` or `100,102`."""
+    low, dash, high = text.partition("-")
+    return list(range(int(low), int(high) + 1)) if dash else [int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=["toy", "forecast"])
+    parser.add_argument("--seeds", type=seeds, default=seeds("100-102"))
+    parser.add_argument("--updates", type=int, default=2000, help="updates of the world model (forecast)")
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE of the configuration")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    options = load_options(["env=pendulum", *args.settings]).world_model.ensemble
+    one: Callable[[int], dict[str, float]] = (
+        (lambda seed: toy(options, seed))
+        if args.measure == "toy"
+        else (lambda seed: forecast(seed, args.updates, args.settings))
+    )
+    rows = []
+    for seed in args.seeds:
+        rows.append(one(seed))
+        print(f"seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in rows[-1].items()), flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
