@@ -15,7 +15,7 @@ from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.options import WorldModelOptions
 from worldmodels.seeding import derive, forked
-from worldmodels.types import Batch
+from worldmodels.types import Batch, Policy, State
 from worldmodels.uncertainty import (
     Calibration,
     OpenLoop,
@@ -98,6 +98,40 @@ def toy_members(options: WorldModelOptions) -> Callable[[], Members]:
     return build
 
 
+def acting_policy(agent: Agent) -> Policy:
+    """What the agent does in evaluation, as a policy to imagine with: its planner, or its actor's best action."""
+    planner, sb3, context = agent.planner, agent.sb3, agent.world_model.temporal_prior.context_size
+    if sb3 is not None:
+        return lambda features: sb3.act(features, deterministic=True)
+    if planner is None:
+        return agent.policy.average_actor.mode
+    memory = None
+
+    def plan(features: Tensor) -> Tensor:
+        nonlocal memory
+        state = State(features[..., :context], features[..., context:])
+        action, memory = planner.act(state, memory, deterministic=True)
+        return action
+
+    return plan
+
+
+def calibrate(agent: Agent, env_options: EnvOptions | None = None, *, seed: int = 60_000) -> None:
+    """Fit the widths of the model's intervals to fresh episodes; they then travel with `agent.save`.
+
+    Raises: ConfigError: the model has no ensemble. EnvironmentFault: the environment failed.
+    """
+    model, env_options = agent.world_model, env_options or agent.env_options
+    if model.calibration is None:
+        raise ConfigError("intervals need a world model with an ensemble: train it with world_model.ensemble.members=5")
+    episodes = [
+        record_episodes(agent, env_options, name, episodes=EPISODES // 2, steps=STEPS, seed=seed) for name in BEHAVIOURS
+    ]
+    with forked(derive(seed, "calibrate")):
+        held_out = join([open_loop(model, batch.to(model.device)) for batch in episodes])
+    model.calibration.fit(held_out.forecast, held_out.target, held_out.valid)
+
+
 @torch.no_grad()
 def imagined_minus_real(agent: Agent, played: Batch, random: Batch, *, horizon: int = 50) -> float:
     """Mean imagined return of the policy minus its real one over the same steps from the same first observations.
@@ -107,7 +141,7 @@ def imagined_minus_real(agent: Agent, played: Batch, random: Batch, *, horizon: 
     """
     model, steps = agent.world_model, min(horizon, played.reward.shape[1])
     states = model.infer(played.to(model.device), sample=False)
-    rollout = model.imagine(states.index((slice(None), 0)), agent.policy.average_actor.mode, steps)
+    rollout = model.imagine(states.index((slice(None), 0)), acting_policy(agent), steps)
     alive = torch.cat([torch.ones_like(rollout.continuation[:, :1]), rollout.continuation[:, :-1]], 1).cumprod(1)
     imagined = (rollout.reward * alive).sum(1).mean()
     real, chance = (batch.reward[:, :steps].sum(1).mean() for batch in (played, random))

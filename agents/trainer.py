@@ -27,6 +27,7 @@ from worldmodels.run_folder import SEGMENTS, never_saved
 from worldmodels.saved import ACTING
 from worldmodels.states import State
 from worldmodels.types import Batch
+from worldmodels.uncertainty import IDENTICAL, member_difference
 
 FINAL_SEED = 1_000_000
 """Added to `evaluation.seed` for the last evaluation, so that no episode that chose the agent judges it."""
@@ -94,6 +95,7 @@ class Trainer:
         self.evaluations = self.evaluated = 0
         self.next_update = self.next_log = 0
         self.warm = False
+        self.collapsed = False
         self.best: State = {"tensors": {}, "json": {"step": 0, "score": None}}
         self.alarm = RewardAlarm()
         self._eval_envs: VectorEnv | None = None
@@ -153,9 +155,23 @@ class Trainer:
         if metrics and self.step >= self.next_log:
             self.next_log = self.step + train.log_every
             counts = {"train/updates": self.learner.updates, "train/skipped_updates": self.learner.skipped}
-            self.logger.log(self.step, {**{k: float(v) for k, v in metrics.items()}, **counts})
+            self.logger.log(self.step, {**{k: float(v) for k, v in metrics.items()}, **counts, **self._members()})
         elif self.logger.progress is not None:
             self.logger.progress.update(self.step)
+
+    def _members(self) -> dict[str, float]:
+        """How far the ensemble's members differ on noise; it is said once where two of them are one and the same."""
+        model = self.agent.world_model
+        if model.ensemble is None:
+            return {}
+        difference = member_difference(model.ensemble, model.temporal_prior.context_size)
+        if difference < IDENTICAL and not self.collapsed:
+            self.collapsed = True
+            self._say(
+                f"members of the ensemble agree even about noise (difference {difference:.1e}): "
+                "epistemic uncertainty means nothing; raise world_model.ensemble.prior_scale"
+            )
+        return {"train/member_difference": difference}
 
     def update(self) -> Mapping[str, Tensor]:
         """One update from one batch."""

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.card import card, imagined_minus_real, part, state_coverage, table
+from agents.agent import Agent
+from agents.card import acting_policy, calibrate, card, imagined_minus_real, part, state_coverage, table
 from agents.cli import main
 from tests.agents.test_agent import make_agent
 from worldmodels.checkpoint import module_state
 from worldmodels.errors import ConfigError
 from worldmodels.types import Batch, Rollout, State
+from worldmodels.uncertainty import Calibration
 
 KEYS = {
     "gap_auroc",
@@ -46,6 +48,35 @@ def test_a_model_without_an_ensemble_has_no_card():
     agent.world_model.ensemble = None
     with pytest.raises(ConfigError, match="ensemble"):
         card(agent)
+
+
+def test_calibrated_widths_are_saved_with_the_agent(tmp_path):
+    agent = make_agent()
+    calibrate(agent)
+    assert agent.world_model.calibration.fitted
+    agent.save(tmp_path / "run")
+    again = Agent.load(tmp_path / "run").world_model.calibration
+    assert again.fitted and torch.equal(again.widths, agent.world_model.calibration.widths)
+    assert not torch.equal(again.widths, Calibration().widths)
+
+
+def test_imagination_follows_whoever_acts():
+    agent = make_agent()
+    features = torch.randn(3, agent.world_model.features_size)
+    assert torch.equal(acting_policy(agent)(features), agent.policy.average_actor.mode(features))
+    seen = []
+
+    def act(state, memory, *, deterministic):
+        seen.append((state.features, memory, deterministic))
+        return state.z[:, :1], len(seen)
+
+    agent.planner = SimpleNamespace(act=act)
+    policy = acting_policy(agent)
+    assert torch.equal(policy(features), features[:, -agent.world_model.family.width :][:, :1])
+    policy(features)
+    assert [memory for _, memory, _ in seen] == [None, 1] and seen[0][2] and torch.equal(seen[0][0], features)
+    agent.sb3 = SimpleNamespace(act=lambda features, *, deterministic: features[:, :2])
+    assert torch.equal(acting_policy(agent)(features), features[:, :2])
 
 
 def test_the_command_line_writes_the_card_beside_the_evaluation(tmp_path, capsys, monkeypatch):
@@ -83,9 +114,12 @@ class Believer(SimpleNamespace):
             return State(batch.obs["obs"], batch.obs["obs"])
 
         standardizer = type("Plain", (), {"positions": {"obs": 0}, "__call__": lambda self, name, value: value})()
-        model = SimpleNamespace(infer=infer, imagine=imagine, device="cpu", standardizer=standardizer)
+        prior = SimpleNamespace(context_size=2)
+        model = SimpleNamespace(
+            infer=infer, imagine=imagine, device="cpu", standardizer=standardizer, temporal_prior=prior
+        )
         policy = SimpleNamespace(average_actor=SimpleNamespace(mode=None))
-        super().__init__(world_model=model, policy=policy)
+        super().__init__(world_model=model, policy=policy, planner=None, sb3=None)
 
 
 def test_imagined_minus_real_is_a_share_of_the_lead_over_chance():
