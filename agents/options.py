@@ -59,9 +59,10 @@ class Sb3Options:
     between its sessions. steps: imagined steps of a session. num_envs: dreams that step together. horizon: imagined
     steps after which a dream is cut and its value estimated. gamma: discount per step. rate: learning rate. hidden,
     layers: size of its networks. batch: imagined steps of a minibatch. epochs: passes over a session (PPO).
-    gradient_steps: of a session (DQN, SAC, TD3). entropy: weight of the policy's entropy (PPO, A2C). tau: how fast
-    target networks follow (DQN, SAC, TD3). exploration: while collecting, the chance of a uniform action (DQN) or the
-    standard deviation of noise (TD3).
+    gradient_steps: of a session (DQN, SAC, TD3). memory: imagined steps kept to learn from, until the next checkpoint
+    (the same three). entropy: weight of the policy's entropy (PPO, A2C). tau: how fast target networks follow (DQN,
+    SAC, TD3). exploration: while collecting, the chance of a uniform action (DQN) or the standard deviation of noise
+    (TD3).
     """
 
     algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3"] = "PPO"
@@ -76,6 +77,7 @@ class Sb3Options:
     batch: int = _at_least(256, 2)
     epochs: int = _at_least(4, 1)
     gradient_steps: int = _at_least(10, 1)
+    memory: int = _at_least(20_000, 1)
     entropy: float = _at_least(1e-3, 0.0)
     tau: float = _between(0.01, 0.0, 1.0)
     exploration: float = _between(0.1, 0.0, 1.0)

@@ -1,8 +1,8 @@
 """`agent=sb3`: an unmodified algorithm of Stable-Baselines3, trained in the dream while the world model learns.
 
 Every `agent.sb3.every` updates of the world model the algorithm learns in dreams that begin from the states of the
-batch just seen. What it dreamt with an older model is forgotten, so that its networks, its optimisers and a few
-counters are all there is to save: a resumed run goes on exactly.
+batch just seen. Imagined transitions that an off-policy algorithm keeps are dropped at every checkpoint, so that its
+networks, its optimisers and a few counters are all there is to save: a resumed run goes on exactly.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,6 +43,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 """Algorithm -> the kinds of action that it can do."""
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
 """What an algorithm counts beside its parameters and optimisers, where it has it."""
+FIRST_TEMPERATURE = 0.1
+"""Where SAC's temperature starts: from 1 it would take thousands of gradient steps to come down."""
 PART = "sb3"
 """Name of the checkpoint part that holds the policy; what belongs to it follows after an underscore."""
 
@@ -97,8 +99,6 @@ class Sb3Policy(nn.Module):
         stage.dreams.starts = starts
         stage.seed(int(torch.randint(2**31 - 1, ())))
         algorithm.action_space.seed(int(torch.randint(2**31 - 1, ())))
-        if isinstance(algorithm, OffPolicyAlgorithm) and algorithm.replay_buffer is not None:
-            algorithm.replay_buffer.reset()
         algorithm.set_env(self.dream, force_reset=True)
         algorithm.learn(self.options.steps, reset_num_timesteps=False, log_interval=10**9)
         bad = [name for name, value in self.net.named_parameters() if not bool(torch.isfinite(value).all())]
@@ -110,6 +110,11 @@ class Sb3Policy(nn.Module):
             "policy/imagined_steps": torch.tensor(float(algorithm.num_timesteps)),
         }
 
+    def forget(self) -> None:
+        """Drop the imagined transitions that are kept: at every checkpoint, so that they need not be saved."""
+        if isinstance(self.algorithm, OffPolicyAlgorithm) and self.algorithm.replay_buffer is not None:
+            self.algorithm.replay_buffer.reset()
+
     def parts(self) -> dict[str, State]:
         """Policy, optimisers, loose variables and counters: all that a resumed run needs."""
         counters = {name: getattr(self.algorithm, name) for name in self._counters()}
@@ -117,10 +122,11 @@ class Sb3Policy(nn.Module):
         return parts | {f"{PART}_{name}": optimizer_state(own) for name, own in self._optimizers().items()}
 
     def restore(self, parts: Mapping[str, State]) -> None:
-        """Take what `parts` returned. Raises: CheckpointError: it is not of this algorithm."""
+        """Take what `parts` returned and forget the rest. Raises: CheckpointError: it is not of this algorithm."""
         missing = sorted(set(self.parts()) - set(parts))
         if missing:
             raise CheckpointError(f"the checkpoint has no {', '.join(missing)}: it is of another algorithm")
+        self.forget()
         variables, rest = self._variables(), parts[f"{PART}_rest"]
         check_tensors(variables, rest["tensors"])
         if not isinstance(rest["json"], dict) or set(rest["json"]) != set(self._counters()):
@@ -161,7 +167,7 @@ def build_algorithm(options: Sb3Options, dream: DreamVecEnv) -> BaseAlgorithm:
     }
     steps = max(1, options.steps // options.num_envs)
     off = {
-        "buffer_size": max(options.steps, options.batch),
+        "buffer_size": max(options.memory, options.steps),
         "learning_starts": 0,
         "batch_size": options.batch,
         "train_freq": (steps, "step"),
@@ -177,7 +183,7 @@ def build_algorithm(options: Sb3Options, dream: DreamVecEnv) -> BaseAlgorithm:
         ),
         "A2C": lambda: A2C(**shared, n_steps=steps, ent_coef=options.entropy),
         "DQN": lambda: DQN(**shared, **off, target_update_interval=options.num_envs, tau=options.tau),
-        "SAC": lambda: SAC(**shared, **off, tau=options.tau),
+        "SAC": lambda: SAC(**shared, **off, tau=options.tau, ent_coef=f"auto_{FIRST_TEMPERATURE}"),
         "TD3": lambda: TD3(**shared, **off, tau=options.tau),
     }
     algorithm = make[options.algorithm]()

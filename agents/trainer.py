@@ -254,6 +254,8 @@ class Trainer:
         except BaseException:
             self.barrier = before
             raise
+        if self.agent.sb3 is not None:
+            self.agent.sb3.forget()
 
     def begin(self, *, again: bool = False) -> None:
         """Write the checkpoint of step 0. again: the run was begun before and stopped ahead of it."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from envs.dream_sb3 import DreamVecEnv
     from envs.faults import SensorFault
     from envs.guard import Guard
+    from envs.latent import LatentObservation, UncertaintyInfo
     from envs.make import make_env
     from envs.options import EnvOptions
     from envs.physics import ChangedPhysics
@@ -25,6 +26,7 @@ _FILES = {
     "envs.dream_sb3": ("DreamVecEnv",),
     "envs.faults": ("SensorFault",),
     "envs.guard": ("Guard",),
+    "envs.latent": ("LatentObservation", "UncertaintyInfo"),
     "envs.make": ("make_env",),
     "envs.options": ("EnvOptions",),
     "envs.physics": ("ChangedPhysics",),
@@ -45,9 +47,11 @@ __all__ = [
     "FastRender",
     "FrameStack",
     "Guard",
+    "LatentObservation",
     "MaskVelocity",
     "SensorFault",
     "StepResult",
+    "UncertaintyInfo",
     "VectorEnv",
     "action_spec",
     "decode_action",

@@ -73,7 +73,7 @@ class Stage:
         if unknown:
             raise ConfigError(f"a dream has no {', '.join(unknown)}; it has {', '.join(DreamSettings.__annotations__)}")
         run = settings.get("run") or getattr(source, "run", None)
-        self.world_model = _world_model(source, run)
+        self.world_model = world_model_of(source, run)
         seed = settings.get("seed")
         seed = int(torch.randint(2**31 - 1, ())) if seed is None else seed
         self.decoded = _one_of("observation", settings.get("observation", "features"), ("features", "decoded"))
@@ -305,7 +305,8 @@ def _masked(details: dict[str, np.ndarray], where: np.ndarray) -> dict[str, np.n
     return values | {f"_{name}": where.copy() for name in details}
 
 
-def _world_model(source: Any, run: str | Path | None) -> WorldModel:  # noqa: ANN401
+def world_model_of(source: Any, run: str | Path | None = None) -> WorldModel:  # noqa: ANN401
+    """The world model of a WorldModel, of an Agent, or of a run folder. Raises: ConfigError: it is none of these."""
     model = getattr(source, "world_model", source)
     if model is None and run is not None:
         model = load_world_model(run)

@@ -100,16 +100,19 @@ def test_an_algorithm_acts_or_says_which_ones_could(algorithm, kind):
             assert (block.sum(-1) == 1).all() and ((block == 0) | (block == 1)).all()
 
 
-def test_a_session_begins_from_the_states_given_and_forgets_what_an_older_model_dreamt():
+def test_sessions_begin_from_the_states_given_and_what_was_dreamt_is_kept_until_it_is_forgotten():
     world = small_model(action=ACTIONS["continuous"])
     settings = Sb3Options(algorithm="SAC", num_envs=4, steps=16, hidden=8, layers=1, batch=8, gradient_steps=1)
     policy = Sb3Policy(world, settings)
     starts = world.dream_start(1)
+    buffer = policy.algorithm.replay_buffer
     for session in (1, 2):
         metrics = policy.learn(starts)
-        assert policy.algorithm.replay_buffer.size() == 4 and metrics["policy/imagined_steps"] == 16 * session
-        first = policy.algorithm.replay_buffer.observations[0]
+        assert buffer.size() == 4 * session and metrics["policy/imagined_steps"] == 16 * session
+        first = buffer.observations[4 * (session - 1)]
         np.testing.assert_allclose(first, np.repeat(starts.features.detach().numpy(), 4, 0), rtol=1e-6)
+    policy.forget()
+    assert buffer.size() == 0
 
 
 def test_the_command_line_takes_it_and_a_wrong_algorithm_is_one_line(tmp_path, capsys):
