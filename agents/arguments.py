@@ -26,6 +26,7 @@ A mistyped key is answered with the nearest one; nothing is written then.""",
 examples:
   wm evaluate runs/mine
   wm evaluate runs/mine --episodes 20 --seed 7 --video episode.mp4
+  wm evaluate policies/mine                        a policy written by agents.sb3.export
   wm evaluate runs/mine --card --json card.json    how far its uncertainty can be trusted""",
     "report": """
 examples:

@@ -17,6 +17,9 @@ from agents.arguments import parse
 from agents.stopping import USER_ERROR, guarded
 from worldmodels.errors import ConfigError
 
+EXPORTED = "policy.json"
+"""The file by which a folder is an exported policy of Stable-Baselines3 and not a run."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `wm` with `argv` (the process's own arguments without it) and return the exit code.
@@ -90,13 +93,20 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    env = _env_options(args)
+    exported = (Path(args.folder) / EXPORTED).is_file()
+    env = None if exported else _env_options(args)
     for file in (args.json, args.video):
         _check_output(file)
-    from agents.agent import Agent
     from agents.evaluate import EVALUATION_FILE, evaluate, write_evaluation
 
-    agent = Agent.load(args.folder)
+    if exported and args.card:
+        raise ConfigError(f"--card is about a world model, and {args.folder} holds a policy of Stable-Baselines3 alone")
+    if env is None:
+        agent, env = _exported_policy(args)
+    else:
+        from agents.agent import Agent
+
+        agent = Agent.load(args.folder)
     result = evaluate(
         agent,
         env,
@@ -121,6 +131,19 @@ def _evaluate(args: argparse.Namespace) -> int:
         frames = episode_film(agent, env, seed=args.seed, deterministic=not args.stochastic)
         print(f"{'film':<20}{save_video(args.video, frames)}")
     return 0
+
+
+def _exported_policy(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Return an exported policy of Stable-Baselines3 and the environment to act in."""
+    from agents.sb3 import load_policy
+    from envs.options import EnvOptions
+
+    policy = load_policy(args.folder)
+    env_id = args.env or policy.env_id
+    if env_id is None:
+        raise ConfigError(f"{args.folder} does not say which environment it was trained in: add --env ID")
+    _check_foreign(env_id, args.modules, named=args.env is not None, how=f"--env {env_id}")
+    return policy, EnvOptions(id=env_id)
 
 
 def _imagine(args: argparse.Namespace) -> int:

@@ -1,0 +1,160 @@
+"""How many real steps does control inside the dream need, beside the same algorithm in the real environment?
+
+    python -m benchmarks.control [--rows ppo-cartpole ...] [--seeds 100 101 ...] [--json FILE]
+
+For every row and seed: the first evaluation (20 episodes on seeds of their own) at or above the bar. The numbers of the
+algorithm trained in the real environment come from `benchmarks.sample_efficiency`, whose settings are tuned too.
+"""  # noqa: D415
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agents.experiment import load_options, open_run
+
+FIVE_SEEDS = (100, 101, 102, 103, 104)
+"""Seeds that are reported; no setting was chosen by looking at a run with one of them."""
+EVALUATION_SEEDS = 1_000_000_000
+"""Episode seeds of evaluations start here, far from those that tuning looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """settings: of `wm train`. bar: mean return to reach. every: real steps between evaluations. steps: longest run.
+
+    real: steps to the bar of the same algorithm in the real environment, tuned, seed by seed. share: of their median
+    that is allowed.
+    """
+
+    settings: tuple[str, ...]
+    bar: float
+    every: int
+    steps: int
+    real: tuple[int, ...]
+    share: float
+
+
+ROWS = {
+    "ppo-cartpole": Row(
+        settings=("env=cartpole", "agent=sb3", "agent.sb3.algorithm=PPO", "world_model.ensemble.members=0"),
+        bar=475.0,
+        every=250,
+        steps=3000,
+        real=(12_288, 22_528),
+        share=0.25,
+    ),
+    "sac-pendulum": Row(
+        settings=(
+            "env=pendulum",
+            "agent=sb3",
+            "agent.sb3.algorithm=SAC",
+            "agent.sb3.gamma=0.98",
+            "agent.sb3.steps=512",
+            "agent.sb3.hidden=128",
+            "world_model.ensemble.members=0",
+        ),
+        bar=-200.0,
+        every=250,
+        steps=1500,
+        real=(3_000, 6_000),
+        share=0.5,
+    ),
+}
+"""Name -> row of the table."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """row, seed; steps and seconds of training up to the first evaluation at the bar, None where there was none."""
+
+    row: str
+    seed: int
+    steps: int | None
+    seconds: float | None
+    last: float
+
+
+def measure(name: str, seed: int, *, steps: int | None = None, episodes: int = 20) -> Result:
+    """Train one seed of one row in a temporary folder."""
+    from agents.log import Logger, read_metrics
+    from agents.trainer import train
+
+    row = ROWS[name]
+    own = (f"seed={seed}", f"steps={steps or row.steps}", "train.threads=1", f"evaluation.every={row.every}")
+    judged = (
+        f"evaluation.seed={EVALUATION_SEEDS + 100_000 * seed}",
+        f"evaluation.episodes={episodes}",
+        f"evaluation.num_envs={episodes}",
+        f"evaluation.final_episodes={episodes}",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        options = replace(load_options([*row.settings, *own, *judged]), run=str(Path(folder) / "run"))
+        with open_run(options) as run, Logger(run, tensorboard=False) as logger:
+            train(options, run, resume=False, logger=logger)
+        lines = [line for line in read_metrics(run) if "evaluation/mean" in line]
+    spent = 0.0
+    solved: tuple[int, float] | None = None
+    for line in lines:
+        spent += line["evaluation/seconds"]
+        if solved is None and line["evaluation/mean"] >= row.bar:
+            solved = int(line["step"]), float(line["wall_s"]) - spent
+    last = float(lines[-1]["evaluation/mean"]) if lines else float("nan")
+    return Result(name, seed, solved and solved[0], solved and solved[1], last)
+
+
+def table(results: Sequence[Result]) -> str:
+    """One line a row: median and every seed, beside what was allowed."""
+    lines = [
+        "| in the dream | bar | real steps to it: median (seeds) | seconds, median | allowed | in reality |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in ROWS.items():
+        own = [result for result in results if result.row == name]
+        if not own:
+            continue
+        never = float("inf")
+        steps = [never if result.steps is None else result.steps for result in own]
+        seconds = [never if result.seconds is None else result.seconds for result in own]
+        each = "; ".join(f"> {row.steps:,}" if step == never else f"{step:,.0f}" for step in steps)
+        middle = statistics.median(steps)
+        text = f"> {row.steps:,}" if middle == never else f"{middle:,.0f}"
+        allowed = row.share * statistics.median(row.real)
+        real = "; ".join(f"{step:,}" for step in row.real)
+        took = statistics.median(seconds)
+        lines.append(f"| {name} | {row.bar:g} | **{text}** ({each}) | {took:,.0f} | {allowed:,.0f} | {real} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; with --json results are kept there, and those that are there are not measured again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(FIVE_SEEDS))
+    parser.add_argument("--steps", type=int, help="length of every run, to try things out")
+    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    results = (
+        [Result(**entry) for entry in json.loads(args.json.read_text())] if args.json and args.json.exists() else []
+    )
+    for name in args.rows:
+        for seed in args.seeds:
+            if any((result.row, result.seed) == (name, seed) for result in results):
+                continue
+            began = time.monotonic()
+            results.append(measure(name, seed, steps=args.steps, episodes=args.episodes))
+            print(f"{results[-1]} ({time.monotonic() - began:,.0f} s)", flush=True)
+            if args.json:
+                args.json.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
