@@ -20,7 +20,7 @@ from envs.spaces import decode_action, encode_obs
 from worldmodels.build import build_world_model
 from worldmodels.checkpoint import load, module_state, restore_module, save
 from worldmodels.errors import ConfigError, EnvironmentFault
-from worldmodels.saved import ACTING, specs_from_json
+from worldmodels.saved import ACTING, specs_from_json, specs_to_json
 from worldmodels.seeding import forked
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State as PartState
@@ -217,13 +217,7 @@ class Agent:
 
     def specs_state(self) -> PartState:
         """Sizes and kinds of observations and actions, as plain data."""
-        obs = {
-            name: {"kind": spec.kind, "shape": list(spec.shape), "classes": list(spec.classes)}
-            for name, spec in self.obs_specs.items()
-        }
-        action = self.action_spec
-        plain = {"kind": action.kind, "classes": list(action.classes), "dimensions": action.dimensions}
-        return {"tensors": {}, "json": {"obs": obs, "action": plain}}
+        return {"tensors": {}, "json": specs_to_json(self.obs_specs, self.action_spec)}
 
     def acting_state(self, step: int, score: float | None) -> PartState:
         """Copies of everything that acting needs, with the step and the score it was kept for."""

@@ -47,7 +47,7 @@ def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module
         from agents.progress import Progress
         from agents.trainer import train
 
-        with Logger(run, progress=Progress(options.steps)) as logger:
+        with Logger(run, progress=Progress(options.all_steps)) as logger:
             result = train(options, run, resume=options.resume, logger=logger)
     print(result.evaluation.table())
     for name in ("evaluation.json", "learning_curve.png", "videos", "tensorboard"):

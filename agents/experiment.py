@@ -1,5 +1,6 @@
 """From a configuration to a run: typed options, what a resumed run may change, and the run folder. No torch here."""
 
+import importlib.util
 import os
 import shutil
 import time
@@ -18,8 +19,11 @@ from worldmodels.lock import RunLock
 from worldmodels.run_folder import list_checkpoints, never_saved
 
 CONFIG_FILE = "config.yaml"
+MINARI = "minari:"
+"""How `data` names a local Minari data set: `minari:ID`."""
 RESUMABLE = (
-    "steps", "device", "evaluation", "train.log_every", "train.keep", "env.timeout_s", "env.workers", "env.restarts",
+    "steps", "online_steps", "device", "evaluation", "train.log_every", "train.keep",
+    "env.timeout_s", "env.workers", "env.restarts",
 )  # fmt: skip
 """Keys, and whole sections, that a resumed run may change: none of them changes what the learner computes."""
 
@@ -156,9 +160,33 @@ def open_run(options: TrainOptions) -> Iterator[Path]:
 
 def check_source(data: str) -> Path:
     """Return the folder that `data` names. Raises ConfigError where nothing there can be learned from."""
+    if data.startswith(MINARI):
+        return _minari_folder(data.removeprefix(MINARI))
     folder = Path(data).expanduser()
     if not list_checkpoints(folder):
-        raise ConfigError(f"data: expected a run folder with a checkpoint, got {data}; a run that trained has one")
+        raise ConfigError(
+            f"data: expected a run folder with a checkpoint, a data folder or minari:ID, got {data}; "
+            "docs/offline.md says how to make one"
+        )
+    return folder
+
+
+def _minari_folder(name: str) -> Path:
+    if importlib.util.find_spec("minari") is None:
+        raise ConfigError(f"data: {MINARI}{name} needs Minari: pip install 'minari[hdf5]'")
+    import minari
+    from minari.storage import get_dataset_path
+
+    try:
+        folder = Path(get_dataset_path(name))
+    except ValueError as error:  # not a name of theirs
+        raise ConfigError(f"data: {MINARI}{name}: {error}") from error
+    if not (folder / "data").is_dir():
+        known = ", ".join(minari.list_local_datasets()) or "none"
+        raise ConfigError(
+            f"data: there is no local Minari data set {name} (local ones: {known}); "
+            f"fetch it by `minari download {name}`"
+        )
     return folder
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from agents.actor_critic import ActorCritic
+from agents.cloning import clone_loss
 from agents.options import TrainOptions
 from worldmodels.errors import NonFiniteError
 from worldmodels.types import Batch, State
@@ -116,6 +117,8 @@ class Learner:
     def update_policy(self, states: State, batch: Batch) -> dict[str, Tensor]:
         """One step of actor and critic, from states of `batch` where the episode goes on."""
         agent = self.options.agent
+        if agent.name == "cloning":
+            return self._clone(states, batch)
         start = choose_starts(states, batch, agent.starts)
         range_before = self.policy.return_range.clone()
         imagine, scale_before = partial(self.world_model.imagine, entropy=False), None
@@ -148,6 +151,15 @@ class Learner:
             return {}
         _, self.fault = apply_gradients(Descent(loss, self.bonus_optimizer, self.options.agent.clip, self.bonus))
         return {"policy/bonus_loss": loss.detach()}
+
+    def _clone(self, states: State, batch: Batch) -> dict[str, Tensor]:
+        """One step of the actor towards the actions of the data."""
+        loss = clone_loss(self.policy.actor, states, batch)
+        descent = Descent(loss, self.actor_optimizer, self.options.agent.clip, self.policy.actor)
+        (norm,), self.fault = apply_gradients(descent)
+        if self.fault is None:
+            self.policy.follow()
+        return {"policy/clone_loss": loss.detach(), "policy/actor_gradient_norm": norm}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """World model, bonus, and policy if it learns, on one batch. What is not finite skips the step and is counted.

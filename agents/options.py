@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from envs.options import EnvOptions
+from worldmodels.errors import ConfigError
 from worldmodels.options import WorldModelOptions
 
 
@@ -121,8 +122,8 @@ class ActorCriticOptions:
 
     name: `actor_critic` acts by that policy alone, `planner` plans and trains no policy, `planner_actor` plans with the
     policy's proposals and its critic at the end of each plan, `sb3` trains an algorithm of Stable-Baselines3 in the
-    dream instead, `explorer` collects with a policy for `acquisition` and at the end trains one for the task. planner,
-    sb3, explorer: their own settings. acquisition: becomes part of the imagined reward.
+    dream instead, `explorer` collects with a policy for `acquisition` and at the end trains one for the task, `cloning`
+    imitates the data. planner, sb3, explorer: their own settings. acquisition: becomes part of the imagined reward.
     horizon: imagined steps. starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
     n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
     slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
@@ -134,7 +135,7 @@ class ActorCriticOptions:
     norm of a gradient. norm: layer normalisation in both networks.
     """
 
-    name: Literal["actor_critic", "planner", "planner_actor", "sb3", "explorer"] = "actor_critic"
+    name: Literal["actor_critic", "planner", "planner_actor", "sb3", "explorer", "cloning"] = "actor_critic"
     horizon: int = _at_least(15, 1)
     starts: int = _at_least(128, 1)
     gamma: float = _between(0.99, 0.0, 1.0)
@@ -220,8 +221,9 @@ class TrainOptions:
 
     steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda` or
     `cuda:N`. run: the run folder (none: named after environment, seed and time). resume: go on with what is there.
-    data: a run folder or data folder whose episodes are learned from instead of collecting any; each of `steps` then
-    earns the updates that a collected step would have earned.
+    data: a run folder, a data folder or `minari:ID` whose episodes are learned from instead of collecting any; each of
+    `steps` then earns the updates that a collected step would have earned. online_steps: simulator steps that are
+    collected after those, with data alone.
     """
 
     env: EnvOptions = field(default_factory=EnvOptions)
@@ -236,3 +238,13 @@ class TrainOptions:
     run: str | None = None
     resume: bool = False
     data: str | None = None
+    online_steps: int = _at_least(0, 0)
+
+    def __post_init__(self) -> None:
+        if self.online_steps and self.data is None:
+            raise ConfigError("online_steps: only a run from fixed data has a part that is collected later; use steps")
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole run, those from data and those collected."""
+        return self.steps + self.online_steps

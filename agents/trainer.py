@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
                 trainer.resume()
             else:
                 if options.data is not None:
-                    fill(trainer.replay, options.data, trainer.agent)
+                    trainer.notes(fill(trainer.replay, options.data, trainer.agent))
                 trainer.begin(again=resume)
             trainer.loop()
             return trainer.finish()
@@ -90,6 +90,7 @@ class Trainer:
         self.collect_rng = seeding.generator(options.seed, "collect")
         self.collector = Collector(self.agent, envs, self.replay, seed=options.seed, rng=self.collect_rng)
         self.step = 0
+        self.collected = 0
         self.barrier = 0
         self.owed = 0.0
         self.evaluations = self.evaluated = 0
@@ -103,25 +104,28 @@ class Trainer:
     def loop(self) -> None:
         """Collect and learn until the budget is spent, with a barrier at its end.
 
-        With fixed data nothing is collected: a step passes and earns its updates.
+        With fixed data nothing is collected at first: a step passes and earns its updates.
         """
-        train, evaluation = self.options.train, self.options.evaluation
-        fixed = self.options.data is not None
-        while self.step < self.options.steps or not self.collector.idle:
-            due = self.step >= min(self.next_barrier(), self.options.steps)
+        train, evaluation, total = self.options.train, self.options.evaluation, self.options.all_steps
+        given = self.options.data is not None
+        while self.step < total or not self.collector.idle:
+            due = self.step >= min(self.next_barrier(), total)
             self.collector.draining = due
             if due and self.collector.idle:
                 self.save()
                 continue
-            if due and self.step >= min(self.next_barrier(), self.options.steps) + train.checkpoint_every:
+            if due and self.step >= min(self.next_barrier(), total) + train.checkpoint_every:
                 self.collector.cut()  # an episode that does not end is ended here, in every run alike
                 continue
-            random = self.step < train.warmup_steps
-            steps, finished = (1, []) if fixed else self.collector.step(random=random)
+            if given and self.collector.idle and self.step - self.collected < self.options.steps:
+                steps, finished = 1, []
+            else:
+                steps, finished = self.collector.step(random=not given and self.step < train.warmup_steps)
+                self.collected += steps
             self.step += steps
             for result, length in finished:
                 self.logger.log(self.step, {TRAIN_RETURN: result, "train/length": length})
-            if fixed or self.step >= train.warmup_steps:
+            if given or self.step >= train.warmup_steps:
                 self.learn(steps)
             if evaluation.every and self.step // evaluation.every > self.evaluated // evaluation.every:
                 self.evaluate()
@@ -274,13 +278,13 @@ class Trainer:
         if self.logger.progress is not None:
             self.logger.progress.restart(self.step)
             self.logger.progress.say(f"resuming from step {self.step:,}")
-            for note in checkpoint.notes:
-                self.logger.progress.say(note)
+        self.notes(checkpoint.notes)
 
     def state(self) -> dict[str, State]:
         """Every part, by name."""
         counters = {
             "step": self.step,
+            "collected": self.collected,
             "barrier": self.barrier,
             "owed": self.owed,
             "evaluations": self.evaluations,
@@ -334,7 +338,17 @@ class Trainer:
         seeding.restore_generator(self.replay_rng, parts["replay_rng"])
         seeding.restore_generator(self.collect_rng, parts["collect_rng"])
         counters = parts["counters"]["json"]
-        for name in ("step", "barrier", "owed", "evaluations", "evaluated", "next_update", "next_log", "warm"):
+        for name in (
+            "step",
+            "collected",
+            "barrier",
+            "owed",
+            "evaluations",
+            "evaluated",
+            "next_update",
+            "next_log",
+            "warm",
+        ):
             setattr(self, name, counters[name])
         for name in ("updates", "skipped", "skipped_in_a_row"):
             setattr(self.learner, name, counters[name])
@@ -345,6 +359,12 @@ class Trainer:
         bonus, optimizer = self.learner.bonus, self.learner.bonus_optimizer
         parts = {} if bonus is None else {"bonus": module_state(bonus)}
         return parts if optimizer is None else parts | {"bonus_optimizer": optimizer_state(optimizer)}
+
+    def notes(self, lines: Sequence[str]) -> None:
+        """Say something to the user."""
+        if self.logger.progress is not None:
+            for line in lines:
+                self.logger.progress.say(line)
 
     def close(self) -> None:
         """Close the environments of the evaluation."""

@@ -74,3 +74,13 @@ def specs_from_json(plain: Mapping[str, Any]) -> tuple[dict[str, ObsSpec], Actio
     }
     action = plain["action"]
     return obs, ActionSpec(action["kind"], tuple(action["classes"]), action["dimensions"])
+
+
+def specs_to_json(obs_specs: Mapping[str, ObsSpec], action_spec: ActionSpec) -> dict[str, Any]:
+    """The inverse of `specs_from_json`."""
+    obs = {
+        name: {"kind": spec.kind, "shape": list(spec.shape), "classes": list(spec.classes)}
+        for name, spec in obs_specs.items()
+    }
+    plain = {"kind": action_spec.kind, "classes": list(action_spec.classes), "dimensions": action_spec.dimensions}
+    return {"obs": obs, "action": plain}
