@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from envs.options import EnvOptions
-from worldmodels.errors import ConfigError
 from worldmodels.options import WorldModelOptions
 
 
@@ -30,8 +29,9 @@ class PlannerOptions:
     spectrum over the horizon, 0 for white (icem). decay: fewer candidates with each iteration (icem). momentum: share
     of the old belief that a fit keeps. temperature: of the weights, in units of the return (mppi). rate: of the
     gradient. std, min_std: of the first belief, and below which no fit goes. particles: imagined rollouts of each
-    candidate. noise: of actions while collecting, a standard deviation or the chance of a uniform action. proposals:
-    candidates that the learned policy adds (planner_actor).
+    candidate. members: whether rollouts follow the temporal prior (`none`), one member of the ensemble to their end
+    (`rollout`, TS-infinity) or another one at each step (`step`, TS1). noise: of actions while collecting, a standard
+    deviation or the chance of a uniform action. proposals: candidates that the learned policy adds (planner_actor).
     """
 
     search: Literal["icem", "cem", "mppi", "gradient"] = "icem"
@@ -48,6 +48,7 @@ class PlannerOptions:
     std: float = _above(0.7, 0.0)
     min_std: float = _above(0.05, 0.0)
     particles: int = _at_least(1, 1)
+    members: Literal["none", "rollout", "step"] = "none"
     noise: float = _between(0.1, 0.0, 1.0)
     proposals: int = _at_least(8, 0)
 
@@ -239,10 +240,6 @@ class TrainOptions:
     resume: bool = False
     data: str | None = None
     online_steps: int = _at_least(0, 0)
-
-    def __post_init__(self) -> None:
-        if self.online_steps and self.data is None:
-            raise ConfigError("online_steps: only a run from fixed data has a part that is collected later; use steps")
 
     @property
     def all_steps(self) -> int:

@@ -4,6 +4,7 @@ from agents.planners.build import build_planner
 from agents.planners.cem import CEM
 from agents.planners.gradient import Gradient
 from agents.planners.icem import ICEM
+from agents.planners.members import member_imagine
 from agents.planners.mppi import MPPI, exponential_weights
 from agents.planners.objective import Objective, plan_return
 from agents.planners.planner import PlanMemory, Planner
@@ -27,6 +28,7 @@ __all__ = [
     "colour",
     "elite_weights",
     "exponential_weights",
+    "member_imagine",
     "plan_family",
     "plan_return",
     "ranked",

@@ -11,8 +11,9 @@ from agents.options import ActorCriticOptions, PlannerOptions
 from agents.planners.cem import CEM
 from agents.planners.gradient import Gradient
 from agents.planners.icem import ICEM
+from agents.planners.members import member_imagine
 from agents.planners.mppi import MPPI
-from agents.planners.objective import Objective
+from agents.planners.objective import Imagine, Objective
 from agents.planners.planner import Planner
 from agents.planners.plans import PlanFamily, plan_family
 from agents.planners.search import Search
@@ -31,13 +32,18 @@ def build_planner(
     """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone.
 
     bonus: what is added to each imagined reward, weight included.
+    Raises: ConfigError: `members` without an ensemble.
     """
     if options.name not in ("planner", "planner_actor"):
         return None
     own = options.planner
     learned = options.name == "planner_actor"
+    if own.members == "none":
+        imagine: Imagine = partial(world_model.imagine, entropy=False, uncertainty=bonus is not None)
+    else:
+        imagine = member_imagine(world_model, every_step=own.members == "step", uncertainty=bonus is not None)
     objective = Objective(
-        world_model.imagine if bonus is None else partial(world_model.imagine, uncertainty=True),
+        imagine,
         options.gamma,
         value=(lambda features: policy.slow_critic(features).mean) if learned else None,
         bonus=bonus,

@@ -395,7 +395,7 @@ def test_online_steps_follow_the_data_and_a_resumed_run_is_the_same(tmp_path):
 
 def test_online_steps_without_data_are_refused():
     with pytest.raises(ConfigError, match="online_steps: only a run from fixed data"):
-        load_options(["online_steps=5"])
+        check_run(load_options(["online_steps=5"]))
 
 
 def test_obs_specs_of_a_border_are_those_of_the_environment():
