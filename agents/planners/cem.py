@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,12 +16,16 @@ class CEM:
     momentum: share of the old belief that a fit keeps.
     """
 
-    kept: ClassVar[int] = 0
     family: PlanFamily
     samples: int = 350
     iterations: int = 5
     elites: int = 35
     momentum: float = 0.1
+
+    @property
+    def kept(self) -> int:
+        """The next search begins with the belief alone."""
+        return 0
 
     def __call__(self, score: Score, belief: Tensor, extra: Tensor) -> Found:
         """See `Search`."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worldmodels.dynamics.ensemble import Ensemble
+from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.types import Rollout, State, stack_states
 from worldmodels.world_model import WorldModel
@@ -45,7 +45,7 @@ def member_imagine(
     return imagine
 
 
-def _led(ensemble: Ensemble, context: Tensor, previous: Tensor, *, deal: bool) -> Tensor:
+def _led(ensemble: Members, context: Tensor, previous: Tensor, *, deal: bool) -> Tensor:
     """Raw parameters (N, P) of the next latent by the member that leads each row: contexts (N, D), latents (N, Z)."""
     rows, members = context.shape[0], ensemble.members
     order = torch.randperm(rows, device=context.device) if deal else None

@@ -4,7 +4,6 @@ In the form of Hansen et al. 2022: a Gaussian with a learned spread, weights amo
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,13 +25,17 @@ class MPPI:
     temperature: in units of the return.
     """
 
-    kept: ClassVar[int] = 0
     family: PlanFamily
     samples: int = 512
     iterations: int = 6
     elites: int = 64
     temperature: float = 0.5
     momentum: float = 0.0
+
+    @property
+    def kept(self) -> int:
+        """The next search begins with the belief alone."""
+        return 0
 
     def __call__(self, score: Score, belief: Tensor, extra: Tensor) -> Found:
         """See `Search`."""
