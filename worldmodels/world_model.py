@@ -127,14 +127,14 @@ class WorldModel(nn.Module):
         return torch.where(batch.obs_mask, log_likelihood + log_prior + encoding.log_volume, 0)
 
     @torch.no_grad()
-    def surprise(self, batch: Batch) -> Tensor:
+    def surprise(self, batch: Batch, *, sample: bool = True) -> Tensor:
         """KL(q(z_t | o_t) || p(z_t | history)) of each observation of a batch of windows, nats (B, T+1); 0 if unseen.
 
         How far an observation moves what was expected (Itti and Baldi 2009). Noise surprises as news does: it judges
         this transition, not the model's knowledge. Where a state begins anew the expectation is the marginal prior. A
-        bijection has no posterior: for it this is -log p(o_t | history).
+        bijection has no posterior: for it this is -log p(o_t | history), exactly if `sample` is False.
         """
-        encoding, contexts = self._encode(batch)
+        encoding, contexts = self._encode(batch, sample=sample)
         kl, _ = self._divergences(encoding, self._prior_of(contexts, batch), batch)
         return torch.where(batch.obs_mask, kl, 0)
 

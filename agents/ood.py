@@ -1,0 +1,213 @@
+"""What an agent's alarms are worth: nominal and faulty episodes, scores of each step, AUROC, false alarms and delay."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.agent import Agent
+from envs import faults
+from envs.guard import Guard
+from envs.make import make_env
+from envs.physics import ChangedPhysics
+from worldmodels.errors import EnvironmentFault
+from worldmodels.monitor import Monitor, Scores
+from worldmodels.seeding import forked
+from worldmodels.types import Batch
+from worldmodels.uncertainty.detection import detection_delay, threshold_at, time_matched
+
+Wrap = Callable[[gymnasium.Env], gymnasium.Env]
+
+FALSE_ALARMS = 1e-3
+"""Share of nominal steps that may raise an alarm."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Something that goes wrong. wrap: puts it around an environment. onset: the first step that it changes."""
+
+    wrap: Wrap
+    onset: int = 0
+
+
+def sensor_shift(fault: faults.Fault, *, onset: int = 20, dimensions: Sequence[int] | None = None) -> Shift:
+    """A sensor that lies from step `onset` on."""
+    return Shift(lambda env: faults.SensorFault(env, fault, start=onset, dimensions=dimensions), onset)
+
+
+def physics_shift(**factors: float) -> Shift:
+    """Physics that is another one from the start."""
+    return Shift(lambda env: ChangedPhysics(env, **factors))
+
+
+def collect(
+    agent: Agent, *, episodes: int, seed: int, steps: int = 200, wrap: Wrap | None = None
+) -> tuple[Batch, Tensor]:
+    """Whole episodes of the agent at work, at most `steps` long, as one padded batch, and their returns (B,).
+
+    Args: episode k is reset with seed + k; wrap: what stands around the environment that the agent was trained in.
+    """
+    guards = [make_env(agent.env_options) for _ in range(episodes)]
+    if wrap is not None:
+        guards = [Guard(wrap(guard.env), agent.env_options.id) for guard in guards]
+    try:
+        with forked(seed):
+            batch = _play(agent, guards, seed, steps)
+    finally:
+        for guard in guards:
+            guard.close()
+    return batch, batch.reward.sum(1)
+
+
+def _play(agent: Agent, guards: Sequence[Guard], seed: int, steps: int) -> Batch:
+    """All episodes side by side, the agent acting in all of them at once; zero where one is over."""
+    count = len(guards)
+    lead = (count, steps + 1)
+    obs = {name: np.zeros((*lead, *spec.shape), dtype=spec.dtype) for name, spec in agent.obs_specs.items()}
+    action = np.zeros((count, steps, agent.action_spec.size), dtype=np.float32)
+    reward = np.zeros((count, steps), dtype=np.float32)
+    terminated, mask = np.zeros((count, steps), dtype=bool), np.zeros((count, steps), dtype=bool)
+    obs_mask, is_first = np.zeros(lead, dtype=bool), np.zeros(lead, dtype=bool)
+    is_first[:, 0] = obs_mask[:, 0] = True
+    for i, guard in enumerate(guards):
+        for name, value in guard.reset(seed=seed + i)[0].items():
+            obs[name][i, 0] = value
+    carry, open_ = agent.initial_carry(count), np.ones(count, dtype=bool)
+    for t in range(steps):
+        now = {name: value[:, t] for name, value in obs.items()}
+        chosen, carry = agent.act(now, carry, is_first[:, t], deterministic=True)
+        for i in np.flatnonzero(open_).tolist():
+            seen, reward[i, t], terminated[i, t], truncated, _ = guards[i].step(chosen[i])
+            action[i, t], mask[i, t], obs_mask[i, t + 1] = chosen[i], True, True
+            for name, value in seen.items():
+                obs[name][i, t + 1] = value
+            open_[i] = not (terminated[i, t] or truncated)
+        if not open_.any():
+            break
+    arrays = (action, reward, terminated, np.zeros_like(terminated), mask, is_first, obs_mask)
+    return Batch({name: torch.from_numpy(v) for name, v in obs.items()}, *map(torch.from_numpy, arrays))
+
+
+def severe_shifts(agent: Agent, nominal: Batch, *, onset: int = 20) -> dict[str, Shift]:
+    """The faults of the card: changed physics where the environment allows it, and each kind of faulty sensor.
+
+    Offset, noise and miscalibration are of all sensors, in standard deviations of nominal data; the last sensor (a
+    velocity in most environments) is dropped or frozen.
+    """
+    values = next(iter(nominal.obs.values()))[nominal.obs_mask].double().numpy()
+    spread, last = values.std(0), [values.shape[-1] - 1]
+    shifts = {
+        "offset": sensor_shift(lambda r: r.value + spread, onset=onset),
+        "noise": sensor_shift(lambda r: r.value + spread * r.rng.standard_normal(r.value.shape), onset=onset),
+        "dropped": sensor_shift(faults.drop(), onset=onset, dimensions=last),
+        "frozen": sensor_shift(faults.freeze(), onset=onset, dimensions=last),
+        "miscalibrated": sensor_shift(faults.miscalibration(1.5), onset=onset),
+    }
+    for name, factor in (("gravity", 2.0), ("mass", 1.5), ("action_gain", 1.5)):
+        if _has_constant(agent, name):
+            shifts[name] = physics_shift(**{name: factor})
+    return shifts
+
+
+def ood_card(
+    agent: Agent,
+    *,
+    shifts: Mapping[str, Shift] | None = None,
+    nominal_episodes: int = 60,
+    episodes: int = 20,
+    steps: int = 200,
+    seed: int = 50_000,
+    fit_steps: int = 1000,
+) -> dict[str, Any]:
+    """How well this agent's monitor raises an alarm, as plain data under `auroc`, `fpr95` and `delay_steps`, per fault.
+
+    Each holds one number for every fault, of the alarm (`combined`); `by_score` holds AUROC and FPR at 95 % detection
+    of each score by itself. Nominal controls are other episodes, compared at the same steps; delay is the median over
+    episodes at `FALSE_ALARMS` per nominal step, None where most episodes end without an alarm.
+
+    Args: shifts: name -> what goes wrong; None takes `severe_shifts`. nominal_episodes: the monitor learns from half of
+        them, a quarter sets its threshold, a quarter is the control. episodes: of each fault.
+    """
+    nominal, _ = collect(agent, episodes=nominal_episodes, seed=seed, steps=steps)
+    half, quarter = nominal_episodes // 2, nominal_episodes // 4
+    monitor = Monitor(agent.world_model).fit(_rows(nominal, slice(0, half)), steps=fit_steps)
+    alarm = Alarm(monitor, _rows(nominal, slice(half, half + quarter)))
+    control = alarm.scores(_rows(nominal, slice(half + quarter, None)))
+    card: dict[str, Any] = {"auroc": {}, "fpr95": {}, "delay_steps": {}, "by_score": {}}
+    for name, shift in (severe_shifts(agent, nominal) if shifts is None else shifts).items():
+        faulty, _ = collect(agent, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap)
+        found = alarm.scores(faulty)
+        table = {
+            key: dict(zip(("auroc", "fpr95"), time_matched(control[key], after(value, shift.onset)), strict=True))
+            for key, value in found.items()
+        }
+        delay = detection_delay(found["combined"], alarm.threshold, onset=shift.onset + 1).median().item() + 1
+        card["auroc"][name], card["fpr95"][name] = table["combined"]["auroc"], table["combined"]["fpr95"]
+        card["delay_steps"][name] = None if delay == inf else delay
+        card["by_score"][name] = table
+    return card
+
+
+class Alarm:
+    """A monitor whose scores nominal data put on one scale: 0 at the median, 1 at the threshold of false alarms.
+
+    combined: the largest of them. threshold: of `combined`, at `FALSE_ALARMS` per nominal step, or at the smallest rate
+    that the nominal data can set.
+    """
+
+    def __init__(self, monitor: Monitor, nominal: Batch) -> None:
+        self.monitor = monitor
+        self._scale: dict[str, tuple[float, float]] = {}
+        for name, value in _named(monitor.scores(nominal)).items():
+            present = value[~value.isnan()]
+            middle, rate = present.median().item(), max(FALSE_ALARMS, 1 / (len(present) + 1))
+            self._scale[name] = (middle, max(threshold_at(present, rate) - middle, 1e-9))
+        self.nominal = self.scores(nominal)["combined"]
+        self.nominal = self.nominal[~self.nominal.isnan()]
+        self.threshold = threshold_at(self.nominal, max(FALSE_ALARMS, 1 / (len(self.nominal) + 1)))
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> scores (B, T+1) on the common scale, and `combined`; NaN where there is none."""
+        named = _named(self.monitor.scores(batch))
+        scaled = {name: (value - self._scale[name][0]) / self._scale[name][1] for name, value in named.items()}
+        stacked = torch.stack(list(scaled.values()))
+        combined = torch.nan_to_num(stacked, nan=-inf).amax(0)
+        return scaled | {"combined": torch.where(stacked.isnan().any(0), torch.nan, combined)}
+
+
+def after(scores: Tensor, onset: int) -> Tensor:
+    """The scores (E, T) of steps later than `onset`; NaN before."""
+    kept = scores.clone()
+    kept[:, : onset + 1] = torch.nan
+    return kept
+
+
+def _named(scores: Scores) -> dict[str, Tensor]:
+    return {field.name: getattr(scores, field.name) for field in fields(scores)}
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            values[name] = {k: v[rows] for k, v in value.items()}
+        elif value is not None:
+            values[name] = value[rows]
+    return Batch(**values)
+
+
+def _has_constant(agent: Agent, name: str) -> bool:
+    """Whether `ChangedPhysics` knows this constant of the agent's environment."""
+    guard = make_env(agent.env_options)
+    try:
+        ChangedPhysics(guard.env, **{name: 1.0})
+    except EnvironmentFault:
+        return False
+    finally:
+        guard.close()
+    return True

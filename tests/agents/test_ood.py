@@ -1,0 +1,61 @@
+"""The card of alarms: episodes side by side, faults that begin where they say, and measures that can fail."""
+
+import numpy as np
+import pytest
+import torch
+
+from agents.agent import Agent
+from agents.compose import compose
+from agents.evaluate import evaluate
+from agents.ood import collect, ood_card, physics_shift, sensor_shift, severe_shifts
+from agents.options import TrainOptions
+from envs import faults
+from envs.make import make_env
+from worldmodels.config import build
+
+
+@pytest.fixture(scope="module")
+def agent():
+    """An untrained agent of CartPole: it drops the pole within a few steps."""
+    options = build(TrainOptions, compose(["env=cartpole", "world_model=flow", "world_model.ensemble.members=0"]))
+    env = make_env(options.env)
+    torch.manual_seed(0)
+    made = Agent(options, env.obs_specs, env.action_spec)
+    env.close()
+    return made
+
+
+def test_collected_episodes_are_those_of_an_evaluation(agent):
+    batch, returns = collect(agent, episodes=6, seed=3)
+    expected = evaluate(agent, agent.env_options, episodes=6, seed=3, num_envs=6).returns
+    assert returns.tolist() == expected
+    assert batch.mask.sum(1).tolist() == expected and batch.obs_mask.sum(1).tolist() == [n + 1 for n in expected]
+    assert batch.terminated.sum(1).tolist() == [1] * 6
+    assert batch.is_first.sum() == 6 and not batch.obs["obs"][~batch.obs_mask].any()
+
+
+def test_a_sensor_lies_from_its_onset_on_and_not_before(agent):
+    clean, _ = collect(agent, episodes=4, seed=3)
+    shift = sensor_shift(faults.offset(0.5), onset=3)
+    faulty, _ = collect(agent, episodes=4, seed=3, wrap=shift.wrap)
+    assert torch.equal(clean.obs["obs"][:, :3], faulty.obs["obs"][:, :3])
+    torch.testing.assert_close(clean.obs["obs"][:, 3] + 0.5, faulty.obs["obs"][:, 3])
+
+
+def test_severe_shifts_hold_the_physics_that_the_environment_has(agent):
+    nominal, _ = collect(agent, episodes=4, seed=3)
+    names = set(severe_shifts(agent, nominal))
+    assert names == {
+        *("offset", "noise", "dropped", "frozen", "miscalibrated"),
+        *("gravity", "mass", "action_gain"),
+    }
+
+
+def test_card_tells_a_fault_from_none_and_says_nothing_where_nothing_is_wrong(agent):
+    shifts = {"offset": sensor_shift(faults.offset(2.0), onset=2), "nothing": physics_shift(gravity=1.0)}
+    card = ood_card(agent, shifts=shifts, nominal_episodes=60, episodes=20, steps=30, fit_steps=80)
+    assert set(card) == {"auroc", "fpr95", "delay_steps", "by_score"}
+    assert card["auroc"]["offset"] > 0.95 and card["fpr95"]["offset"] < 0.15 and card["delay_steps"]["offset"] <= 2
+    assert abs(card["auroc"]["nothing"] - 0.5) < 0.15 and card["fpr95"]["nothing"] > 0.6
+    assert set(card["by_score"]["offset"]) == {"latent", "surprise", "transition", "drift", "combined"}
+    assert np.isfinite([value for table in card["by_score"]["offset"].values() for value in table.values()]).all()
