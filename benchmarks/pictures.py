@@ -33,7 +33,9 @@ def two_panels(file: Path, *, seed: int, steps: int) -> None:
             trust = (density / level).clamp(max=1).reshape(*axes[0].shape, 1).numpy()
             colours[..., :3] = trust * colours[..., :3] + (1 - trust)
         panel.imshow(colours, extent=SPAN, origin="lower", aspect="auto")
-        panel.scatter(*np.asarray(points)[:200].T, c=labels[:200], cmap="coolwarm", s=8, edgecolors="black", linewidths=0.3)
+        panel.scatter(
+            *np.asarray(points)[:200].T, c=labels[:200], cmap="coolwarm", s=8, edgecolors="black", linewidths=0.3
+        )
         panel.set(title=title, xlabel="x1", ylabel="x2")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
