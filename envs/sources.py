@@ -187,6 +187,7 @@ def _register_minigrid() -> None:
 
 def _register_toy() -> None:
     importlib.import_module("envs.toy")
+    importlib.import_module("envs.explore")
 
 
 _FAMILIES: dict[str, Callable[[], None]] = {

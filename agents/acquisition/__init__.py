@@ -21,6 +21,13 @@ from agents.acquisition.pool import (
     random_batch,
     top,
 )
+from agents.acquisition.queries import (
+    Synthesised,
+    information_batch,
+    reward_queries,
+    synthesise,
+    transition_queries,
+)
 from agents.acquisition.scores import (
     disagreement,
     information_gain,
@@ -40,6 +47,7 @@ __all__ = [
     "RandomNetwork",
     "RandomNetworkDistillation",
     "Selection",
+    "Synthesised",
     "TaskAware",
     "bald",
     "batch_bald",
@@ -48,6 +56,7 @@ __all__ = [
     "core_set",
     "disagreement",
     "epig",
+    "information_batch",
     "information_gain",
     "jensen_renyi",
     "member_returns",
@@ -58,8 +67,11 @@ __all__ = [
     "random_batch",
     "register_acquisition",
     "return_difference",
+    "reward_queries",
     "sigma",
+    "synthesise",
     "top",
+    "transition_queries",
     "upper_confidence",
     "variational_adversarial",
 ]
