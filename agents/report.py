@@ -127,7 +127,7 @@ def _model(quality: ModelQuality) -> str:
     reached = quality.starts > 0
     last = int(np.flatnonzero(reached)[-1])
     rows = {
-        f"{h} steps ahead": f"observation {quality.observation[h - 1]:.3f} of its spread, reward "
+        _ahead(str(h)): f"observation {quality.observation[h - 1]:.3f} of its spread, reward "
         f"{quality.reward[h - 1]:.3f} (spread {quality.reward_spread:.3f}), end of the episode "
         f"{quality.continuation[h - 1]:.3f} nats"
         for h in (1, 5, 10, 20, 30)
@@ -158,25 +158,44 @@ def _card(run: Path, evaluation: Mapping[str, Any] | None) -> str:
 def _verdicts(key: str, value: Any) -> list[tuple[str, str, str, str]]:  # noqa: ANN401 - a number or a mapping
     """Rows of the card: what, its figure, good or bad or open, and what that means in plain words."""
     if key == "gap_auroc":
-        return [_judged("tells new from noisy (AUROC)", value, value >= 0.98, "what it has not seen stands out")]
+        return [
+            _judged(
+                "tells new from noisy (AUROC)", value, value >= 0.98, "0.98 or more", "what it has not seen stands out"
+            )
+        ]
     if key == "sigma_error":
-        return [_judged("error of the noise it learned", value, value <= 0.10, "it knows how noisy the world is")]
+        return [
+            _judged(
+                "error of the noise it learned", value, value <= 0.10, "at most 0.10", "it knows how noisy the world is"
+            )
+        ]
     if key == "mace":
-        return [_judged("calibration error of intervals", value, value <= 0.05, "its intervals mean what they say")]
+        return [
+            _judged(
+                "calibration error of intervals",
+                value,
+                value <= 0.05,
+                "at most 0.05",
+                "its intervals mean what they say",
+            )
+        ]
     if key == "state_coverage_vs_random":
         return [("states visited, against chance", f"{value:.2f} x", "open", "above 1: it goes where chance does not")]
     if key == "imagined_minus_real":
-        good = abs(value) <= 0.10
-        return [_judged("imagined minus real return", value, good, "it does not fool itself about its returns")]
+        good, meaning = abs(value) <= 0.10, "it does not fool itself about its returns"
+        return [_judged("imagined minus real return", value, good, "between -0.10 and 0.10", meaning)]
     if key == "spearman_by_horizon":
+        bars = {h: 0.75 if h == "1" else 0.6 for h in value}
         return [
-            _judged(f"ranks its errors, {h} steps ahead", v, v >= (0.75 if h == "1" else 0.6), "unsure where it errs")
+            _judged(f"ranks its errors, {_ahead(h)}", v, v >= bars[h], f"{bars[h]} or more", "unsure where it errs")
             for h, v in value.items()
             if v is not None
         ]
     if key == "coverage_90_by_horizon":
         return [
-            _judged(f"90 % intervals hold, {h} steps ahead", v, 0.85 <= v <= 0.95, "nine in ten, as promised")
+            _judged(
+                f"90 % intervals hold, {_ahead(h)}", v, 0.85 <= v <= 0.95, "0.85 to 0.95", "nine in ten, as promised"
+            )
             for h, v in value.items()
             if v is not None
         ]
@@ -198,8 +217,13 @@ def _words(good: bool) -> str:  # noqa: FBT001
     return "it would raise an alarm" if good else "do not rely on an alarm"
 
 
-def _judged(name: str, value: float, good: bool, meaning: str) -> tuple[str, str, str, str]:  # noqa: FBT001
-    return name, f"{value:.3f}", "good" if good else "bad", meaning if good else f"not to be relied on: {meaning}?"
+def _judged(name: str, value: float, good: bool, wanted: str, meaning: str) -> tuple[str, str, str, str]:  # noqa: FBT001
+    words = meaning if good else f"do not rely on it: {wanted} was wanted"
+    return name, f"{value:.3f}", "good" if good else "bad", words
+
+
+def _ahead(horizon: str) -> str:
+    return "1 step ahead" if horizon == "1" else f"{horizon} steps ahead"
 
 
 def _short(value: Any) -> str:  # noqa: ANN401
