@@ -1,6 +1,8 @@
 """The dream keeps the contracts of both libraries, is a function of its seed, and equals a system that is known."""
 
+import re
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -13,6 +15,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents import Agent
 from envs import DreamEnv, DreamVecEnv, DreamVectorEnv
 from tests.contracts.tools import ACTIONS, OBS, small_model, small_options
 from tests.envs.known import START, Linear, advance, linear_model
@@ -293,6 +296,12 @@ def test_no_start_is_the_end_of_an_episode():
     assert not batch.alive[0, 0]
 
 
+def test_a_flow_dreams_and_decodes_too():
+    world = small_model(small_options(encoder="flow", temporal_prior="recurrent"), OBS["vector"])
+    env = DreamVecEnv(world, 3, observation="decoded", seed=0)
+    assert env.reset().shape == (3, 3) and np.isfinite(env.step(np.zeros(3, int))[0]).all()
+
+
 def test_frames_are_the_decoded_observation():
     env = DreamVecEnv(model("rgb 17x23"), 3, observation="decoded", seed=0)
     obs = env.reset()
@@ -395,3 +404,23 @@ def test_a_model_that_runs_away_is_said():
     env = DreamVecEnv(world, 2)
     with pytest.raises(NonFiniteError, match="the dream left the numbers"):
         env.step(np.zeros(2, int))
+
+
+def test_the_page_about_dreams_does_what_it_shows(run, tmp_path, monkeypatch):
+    """Its blocks, one after the other, with a small run and few steps."""
+    page = (Path(__file__).parents[2] / "docs" / "dream.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for code in blocks:
+        code = code.replace("runs/first", str(run)).replace("100_000", "64").replace("n_steps=32", "n_steps=4")
+        exec(compile(code, "dream.md", "exec"), names)
+    assert len(blocks) == 4 and names["env"].reset(seed=0)[1]["physics"] == {"gravity": 1.5}
+    assert names["action"] in (0, 1)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs_as_printed(run):
+    agent = Agent.load(run)
+    model = PPO("MlpPolicy", DreamVecEnv(agent.world_model, num_envs=64)).learn(100_000)
+    assert model.num_timesteps >= 100_000
