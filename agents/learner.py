@@ -91,10 +91,15 @@ class Learner:
         self.critic_optimizer = Adam(policy.critic.parameters(), options.agent.critic_rate, fused=True)
         learned = [p for p in bonus.parameters() if p.requires_grad] if bonus is not None else []
         self.bonus_optimizer = Adam(learned, options.agent.acquisition.rate, fused=True) if learned else None
+        self.autocast = bfloat16_pays(options, world_model.device)
         self.updates = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.fault: str | None = None
+
+    def products(self) -> torch.autocast:
+        """The context of every forward pass: matrix products in the precision of the run."""
+        return torch.autocast(self.world_model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def slow_down(self, factor: float) -> None:
         """Set every learning rate to `factor` times its configured value."""
@@ -106,7 +111,8 @@ class Learner:
 
     def update_model(self, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of the world model. Returns the posterior states (B, T+1), detached, and scalars to log."""
-        output = self.world_model.loss(batch)
+        with self.products():
+            output = self.world_model.loss(batch)
         descent = Descent(output.total, self.model_optimizer, self.options.train.clip, self.world_model)
         (norm,), fault = apply_gradients(descent)
         data = batch.obs | {"action": batch.action, "reward": batch.reward}
@@ -125,7 +131,8 @@ class Learner:
         if self.bonus is not None:
             imagine, scale_before = partial(imagine, uncertainty=True), self.bonus.scale.clone()
             self.bonus.refresh(self.world_model, self.policy.actor.mode, start)
-        losses = self.policy.losses(imagine, start, self.bonus)
+        with self.products():
+            losses = self.policy.losses(imagine, start, self.bonus)
         (actor_norm, critic_norm), fault = apply_gradients(
             Descent(losses.actor, self.actor_optimizer, agent.clip, self.policy.actor),
             Descent(losses.critic, self.critic_optimizer, agent.clip, self.policy.critic),
@@ -200,6 +207,19 @@ class Learner:
                 f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not finite ({self.fault}); "
                 "stopped with the last good parameters. Lower train.model_rate or look at the data."
             )
+
+
+BFLOAT16_WIDTH = 256
+"""Width of perceptrons from which bfloat16 is faster than float32 on processors that multiply it."""
+
+
+def bfloat16_pays(options: TrainOptions, device: torch.device) -> bool:
+    """Whether this run's matrix products are in bfloat16: a function of the options and of the kind of machine."""
+    if options.train.precision != "auto":
+        return options.train.precision == "bfloat16"
+    if device.type == "mps" or min(options.world_model.trunk.units, options.agent.hidden) < BFLOAT16_WIDTH:
+        return False
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def choose_starts(states: State, batch: Batch, count: int) -> State:

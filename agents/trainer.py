@@ -22,6 +22,7 @@ from envs.vector import VectorEnv
 from worldmodels import seeding
 from worldmodels.checkpoint import load, module_state, optimizer_state, restore_module, restore_optimizer, save
 from worldmodels.errors import CheckpointError, NonFiniteError
+from worldmodels.memory import keep_freed_memory
 from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS, never_saved
 from worldmodels.saved import ACTING
@@ -57,6 +58,7 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
         WorldModelsError: an environment, the disk or the numbers failed; the last barrier is intact.
     """
     torch.set_num_threads(options.train.threads)
+    keep_freed_memory()
     with VectorEnv(options.env, options.env.num_envs) as envs:
         trainer = Trainer(options, run, envs, logger)
         try:

@@ -1,5 +1,6 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and keeping what it has."""
 
+import ctypes
 import resource
 from pathlib import Path
 
@@ -8,6 +9,21 @@ def available_bytes() -> int:
     """Return the bytes that can still be allocated: the least of free memory, cgroup limit and address-space limit."""
     limits = [_meminfo("MemAvailable"), _cgroup(), _address_space()]
     return min(limit for limit in limits if limit is not None)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Names of glibc's settings (malloc.h)."""
+
+
+def keep_freed_memory() -> bool:
+    """Let the allocator reuse what was freed instead of giving it back to the system; False where it cannot be told to.
+
+    Large activations otherwise are mapped, filled with zeros page by page and unmapped again in every operation.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def _meminfo(key: str) -> int:

@@ -7,9 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class Perceptron(nn.Sequential):
+    """Layers in a row. Under bfloat16 autocast what leaves them is float32 again: statistics and losses stay exact."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., inputs) -> (..., outputs)."""
+        out = super().forward(x)
+        return out.float() if out.dtype == torch.bfloat16 else out
+
+
 def mlp(
     inputs: int, units: int, layers: int, outputs: int | None = None, *, norm: bool, scale: float = 1.0
-) -> nn.Sequential:
+) -> Perceptron:
     """`layers` times Linear-(LayerNorm-)SiLU, then an optional Linear to `outputs` whose initial weights are scaled.
 
     scale: 0 makes the output zero at the start.
@@ -24,7 +33,7 @@ def mlp(
             last.weight.mul_(scale)
             last.bias.zero_()
         parts.append(last)
-    return nn.Sequential(*parts)
+    return Perceptron(*parts)
 
 
 def identity_path(inputs: int, outputs: int) -> nn.Linear | None:

@@ -244,7 +244,7 @@ class TemporalPrior(Protocol):
         ...
 
     def previous(self, context: Tensor) -> Tensor:
-        """The latent (..., Z) that a context (..., D) was advanced from."""
+        """The latent (..., Z) that a context (..., D) was advanced from; (..., 0) where the family is not ordered."""
         ...
 
     def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class WorldModel(nn.Module):
             torch.stack(actions, 1),
             reward,
             self.continuation(reached).probs,
-            self.family.entropy(torch.stack(priors, 1)) if entropy else torch.full_like(reward, nan),
+            self.family.entropy(torch.stack(priors, 1)) if entropy or uncertainty else torch.full_like(reward, nan),
         )
         if not uncertainty or self.ensemble is None:
             return rollout

@@ -151,6 +151,9 @@ def test_context_carries_last_latent_and_last_action_at_the_right_step(part):
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[:, 0] = True
     scanned = prior.scan(z, action, starts)
+    if not prior.family.ordered:
+        assert scanned.shape[-1] == prior.deter
+        return
     assert torch.equal(scanned[:, 1:, prior.deter : prior.deter + prior.latent], z[:, :-1])
     assert torch.equal(scanned[:, 1:, prior.deter + prior.latent :], action)
 

@@ -54,7 +54,7 @@ class Ensemble(nn.Module):
     def forward(self, context: Tensor, previous: Tensor) -> Tensor:
         """Contexts (..., D) and the latents (..., Z) that they were advanced from -> raw parameters (K, ..., P)."""
         flat = context.reshape(-1, context.shape[-1])  # (N, D)
-        raw = self._predict(flat.expand(self.members, *flat.shape), previous.reshape(-1, previous.shape[-1]))
+        raw = self._predict(flat.expand(self.members, *flat.shape), previous.reshape(len(flat), previous.shape[-1]))
         return raw.reshape(self.members, *context.shape[:-1], -1)
 
     def each(self, context: Tensor, previous: Tensor) -> Tensor:
@@ -140,4 +140,4 @@ def perceptrons(weights: Tensor, sizes: Sequence[int], x: Tensor, *, norm: bool)
         x = torch.baddbmm(bias, x, weight)
         if layer < len(sizes) - 2:
             x = F.silu(F.layer_norm(x, (outputs,)) if norm else x)
-    return x
+    return x.float() if x.dtype == torch.bfloat16 else x

@@ -48,7 +48,7 @@ class Epinet(nn.Module):
     def forward(self, context: Tensor, previous: Tensor) -> Tensor:
         """Contexts (..., D) and the latents (..., Z) that they were advanced from -> raw parameters (K, ..., P)."""
         flat = context.reshape(-1, context.shape[-1])  # (N, D)
-        raw = self._predict(flat.unsqueeze(0), previous.reshape(-1, previous.shape[-1]))
+        raw = self._predict(flat.unsqueeze(0), previous.reshape(len(flat), previous.shape[-1]))
         return raw.reshape(self.members, *context.shape[:-1], -1)
 
     def each(self, context: Tensor, previous: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from worldmodels.types import LatentFamily, State
 
 
 class RecurrentPrior(nn.Module):
-    """h' = GRU(h, z, a), p(z' | h', z, a); the prior predicts a change. Context (..., D) = [h, last z, last a].
+    """h' = GRU(h, z, a), p(z' | h'). Context (..., D) = h.
+
+    An ordered latent is predicted as a change, from h', z and a, and then the context is [h, last z, last a].
 
     What depends on z and a alone is one product over a whole window; only the gates run step by step.
     """
@@ -35,7 +37,8 @@ class RecurrentPrior(nn.Module):
         self.family = family
         self.deter = deter
         self.latent = family.width
-        self.context_size = deter + family.width + action_size
+        self.carries = family.ordered
+        self.context_size = deter + (family.width + action_size if self.carries else 0)
         self.blocks = blocks
         self.embed = mlp(family.width + action_size, hidden, 1, norm=norm)
         self.embed_context = mlp(deter, hidden, 1, norm=norm) if core_layers else None
@@ -64,14 +67,14 @@ class RecurrentPrior(nn.Module):
     def advance(self, state: State, action: Tensor) -> Tensor:
         """Context (B, D) after `action` (B, A) in `state`."""
         h = self._cell(state.context[..., : self.deter], self._inputs(state.z, action))
-        return torch.cat([h, state.z, action], -1)
+        return torch.cat([h, state.z, action], -1) if self.carries else h
 
     def prior(self, context: Tensor) -> Tensor:
         """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
         return self.family.shift(self.head(context), self.previous(context))
 
     def previous(self, context: Tensor) -> Tensor:
-        """(..., D) -> the latent (..., Z) that the context was advanced from."""
+        """(..., D) -> the latent (..., Z) that the context was advanced from; (..., 0) where nothing needs it."""
         return context[..., self.deter : self.deter + self.latent]
 
     def forward(self, context: Tensor) -> Distribution:
@@ -84,7 +87,9 @@ class RecurrentPrior(nn.Module):
         keep = (~starts).to(z.dtype)  # (B, T+1)
         h = torch.zeros(z.shape[0], self.deter, device=z.device)
         if self.embed_context is None:
-            gates = self.input_gates(inputs.transpose(0, 1)).unflatten(-1, (self.blocks, -1))  # (T, B, G, 3D/G)
+            gates = (
+                self.input_gates(inputs.transpose(0, 1)).to(z.dtype).unflatten(-1, (self.blocks, -1))
+            )  # (T, B, G, 3D/G)
             scanned = GruScan.apply(gates.transpose(1, 2), self.recurrent_gates, keep[:, 1:].t().unsqueeze(-1))
             hidden = scanned.permute(2, 0, 1, 3).flatten(2)  # type: ignore[union-attr]
         else:
@@ -93,8 +98,9 @@ class RecurrentPrior(nn.Module):
                 h = self._cell(h, inputs[:, t]) * keep[:, t + 1, None]
                 steps.append(h)
             hidden = torch.stack(steps, 1)  # (B, T, deter)
-        contexts = torch.cat([hidden, z[:, :-1] * keep[:, 1:, None], action * keep[:, 1:, None]], -1)
-        return torch.cat([self.initial(z.shape[0]).unsqueeze(1), contexts], 1)  # (B, T+1, D)
+        if self.carries:
+            hidden = torch.cat([hidden, z[:, :-1] * keep[:, 1:, None], action * keep[:, 1:, None]], -1)
+        return torch.cat([self.initial(z.shape[0]).unsqueeze(1).to(hidden.dtype), hidden], 1)  # (B, T+1, D)
 
     def _inputs(self, z: Tensor, action: Tensor) -> Tensor:
         """(..., Z), (..., A) -> (..., hidden)."""
