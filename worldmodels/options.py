@@ -55,7 +55,7 @@ class RecurrentOptions:
 class EnsembleOptions:
     """Members that predict the next latent beside the temporal prior, and whose disagreement is epistemic uncertainty.
 
-    kind: `ensemble`, networks of their own, or `epinet`, one network asked with different indices: cheaper and weaker.
+    kind: `ensemble`, networks of their own, or `epinet`, one network asked with different indices: smaller.
     members: how many; 0 for none. units, layers: size of each. prior_scale: weight of the fixed random function that
     each member adds (0: none). keep: chance that a member is trained on a transition (1: on all). clip: largest norm of
     a member's gradient. norm: layer normalisation.

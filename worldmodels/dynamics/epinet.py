@@ -15,8 +15,8 @@ class Epinet(nn.Module):
     """f_k(x) = base(x) + e(sg phi(x), i_k) i_k + prior_scale p(x) i_k, for K fixed indices i_k (Osband et al. 2021).
 
     phi is the base's last hidden layer, e a small network and p fixed random functions. The base runs once for all
-    members: cheaper than an ensemble of its size, with less to tell its members apart. Its gradient is shared, so there
-    is nothing to clip member by member.
+    members: less to learn than an ensemble has, faster where members are many, with less to tell them apart. Its
+    gradient is shared, so there is nothing to clip member by member.
 
     Args: as `Ensemble`; units and layers (at least 1) are the base's.
     """
