@@ -369,6 +369,29 @@ def test_cloning_learns_what_the_data_does_and_moves_nothing_else(tmp_path):
     assert after["critic_optimizer"] == before["critic_optimizer"] and after["policy"] != before["policy"]
 
 
+def test_pessimism_and_truncation_learn_from_data_and_need_members(tmp_path):
+    folder = from_npz(npz(tmp_path / "data.npz", played("CartPole-v1", 4)), tmp_path / "data", env="CartPole-v1")
+    options = changed(TINY, f'data="{folder}"', "steps=30", "evaluation.every=0", "world_model.ensemble.members=2")
+    options = changed(options, "world_model.ensemble.units=8", 'agent.acquisition.name="sigma"')
+    learned = {}
+    for name, lines in {
+        "plain": ["agent.acquisition.weight=0.0"],
+        "pessimism": ["agent.acquisition.weight=-1.0"],
+        "truncation": ["agent.acquisition.weight=0.0", "agent.acquisition.quantile=0.5"],
+    }.items():
+        with tiny_run(tmp_path / name, *lines, options=options) as (trainer, _):
+            fill(trainer.replay, str(folder), trainer.agent)
+            trainer.save()
+            trainer.loop()
+            learned[name] = hashes(trainer)
+    assert len({parts["policy"] for parts in learned.values()}) == 3
+    with (
+        pytest.raises(ConfigError, match=r"set world_model.ensemble.members=5"),
+        tiny_run(tmp_path / "none", "world_model.ensemble.members=0", options=options),
+    ):
+        pass
+
+
 def test_online_steps_follow_the_data_and_a_resumed_run_is_the_same(tmp_path):
     folder = from_npz(npz(tmp_path / "data.npz", played("CartPole-v1", 4)), tmp_path / "data", env="CartPole-v1")
     options = changed(TINY, f'data="{folder}"', "steps=50", "online_steps=60", "evaluation.every=0")
