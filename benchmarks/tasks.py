@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-FIVE_SEEDS = (100, 101, 102, 103, 104)
+FIVE_SEEDS = (200, 201, 202, 203, 204)
 """Seeds of the runs that are reported. No setting was ever chosen by looking at a run with one of them."""
 THREE_SEEDS = FIVE_SEEDS[:3]
 
