@@ -5,6 +5,8 @@ from dataclasses import dataclass
 FIVE_SEEDS = (200, 201, 202, 203, 204)
 """Seeds of the runs that are reported. No setting was ever chosen by looking at a run with one of them."""
 THREE_SEEDS = FIVE_SEEDS[:3]
+PENDULUM_SEEDS = (205, 206, 207, 208, 209)
+"""Fresh ones: two runs of the seeds above were seen before the last change of Pendulum's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ TASKS = {
             goal=500,
             every=250,
             steps=10_000,
-            seeds=FIVE_SEEDS,
+            seeds=PENDULUM_SEEDS,
             baseline="sac-pendulum",
             baseline_steps=20_000,
         ),
