@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
+from agents.attack import Tamper
+from agents.card import part
 from envs import faults
 from envs.guard import Guard
 from envs.make import make_env
@@ -46,25 +48,26 @@ def physics_shift(**factors: float) -> Shift:
 
 
 def collect(
-    agent: Agent, *, episodes: int, seed: int, steps: int = 200, wrap: Wrap | None = None
+    agent: Agent, *, episodes: int, seed: int, steps: int = 200, wrap: Wrap | None = None, tamper: Tamper | None = None
 ) -> tuple[Batch, Tensor]:
     """Whole episodes of the agent at work, at most `steps` long, as one padded batch, and their returns (B,).
 
-    Args: episode k is reset with seed + k; wrap: what stands around the environment that the agent was trained in.
+    Args: episode k is reset with seed + k; wrap: what stands around the environment that the agent was trained in;
+        tamper: changes what the agent sees, and what is recorded (`agents.attack`).
     """
     guards = [make_env(agent.env_options) for _ in range(episodes)]
     if wrap is not None:
         guards = [Guard(wrap(guard.env), agent.env_options.id) for guard in guards]
     try:
         with forked(seed):
-            batch = _play(agent, guards, seed, steps)
+            batch = _play(agent, guards, seed, steps, tamper)
     finally:
         for guard in guards:
             guard.close()
     return batch, batch.reward.sum(1)
 
 
-def _play(agent: Agent, guards: Sequence[Guard], seed: int, steps: int) -> Batch:
+def _play(agent: Agent, guards: Sequence[Guard], seed: int, steps: int, tamper: Tamper | None) -> Batch:
     """All episodes side by side, the agent acting in all of them at once; zero where one is over."""
     count = len(guards)
     lead = (count, steps + 1)
@@ -80,6 +83,9 @@ def _play(agent: Agent, guards: Sequence[Guard], seed: int, steps: int) -> Batch
     carry, open_ = agent.initial_carry(count), np.ones(count, dtype=bool)
     for t in range(steps):
         now = {name: value[:, t] for name, value in obs.items()}
+        if tamper is not None:
+            for name, value in tamper(now, carry, is_first[:, t]).items():
+                obs[name][open_, t] = value[open_]
         chosen, carry = agent.act(now, carry, is_first[:, t], deterministic=True)
         for i in np.flatnonzero(open_).tolist():
             seen, reward[i, t], terminated[i, t], truncated, _ = guards[i].step(chosen[i])
@@ -97,17 +103,19 @@ def severe_shifts(agent: Agent, nominal: Batch, *, onset: int = 20) -> dict[str,
     """The faults of the card: changed physics where the environment allows it, and each kind of faulty sensor.
 
     Offset, noise and miscalibration are of all sensors, in standard deviations of nominal data; the last sensor (a
-    velocity in most environments) is dropped or frozen.
+    velocity in most environments) is dropped or frozen. Observations that are no single vector have no sensors here.
     """
-    values = next(iter(nominal.obs.values()))[nominal.obs_mask].double().numpy()
-    spread, last = values.std(0), [values.shape[-1] - 1]
-    shifts = {
-        "offset": sensor_shift(lambda r: r.value + spread, onset=onset),
-        "noise": sensor_shift(lambda r: r.value + spread * r.rng.standard_normal(r.value.shape), onset=onset),
-        "dropped": sensor_shift(faults.drop(), onset=onset, dimensions=last),
-        "frozen": sensor_shift(faults.freeze(), onset=onset, dimensions=last),
-        "miscalibrated": sensor_shift(faults.miscalibration(1.5), onset=onset),
-    }
+    shifts: dict[str, Shift] = {}
+    if [spec.kind for spec in agent.obs_specs.values()] == ["vector"]:
+        values = next(iter(nominal.obs.values()))[nominal.obs_mask].double().numpy()
+        spread, last = values.std(0), [values.shape[-1] - 1]
+        shifts = {
+            "offset": sensor_shift(lambda r: r.value + spread, onset=onset),
+            "noise": sensor_shift(lambda r: r.value + spread * r.rng.standard_normal(r.value.shape), onset=onset),
+            "dropped": sensor_shift(faults.drop(), onset=onset, dimensions=last),
+            "frozen": sensor_shift(faults.freeze(), onset=onset, dimensions=last),
+            "miscalibrated": sensor_shift(faults.miscalibration(1.5), onset=onset),
+        }
     for name, factor in (("gravity", 2.0), ("mass", 1.5), ("action_gain", 1.5)):
         if _has_constant(agent, name):
             shifts[name] = physics_shift(**{name: factor})
@@ -135,9 +143,9 @@ def ood_card(
     """
     nominal, _ = collect(agent, episodes=nominal_episodes, seed=seed, steps=steps)
     half, quarter = nominal_episodes // 2, nominal_episodes // 4
-    monitor = Monitor(agent.world_model).fit(_rows(nominal, slice(0, half)), steps=fit_steps)
-    alarm = Alarm(monitor, _rows(nominal, slice(half, half + quarter)))
-    control = alarm.scores(_rows(nominal, slice(half + quarter, None)))
+    monitor = Monitor(agent.world_model).fit(part(nominal, slice(0, half)), steps=fit_steps)
+    alarm = Alarm(monitor, part(nominal, slice(half, half + quarter)))
+    control = alarm.scores(part(nominal, slice(half + quarter, None)))
     card: dict[str, Any] = {"auroc": {}, "fpr95": {}, "delay_steps": {}, "by_score": {}}
     for name, shift in (severe_shifts(agent, nominal) if shifts is None else shifts).items():
         faulty, _ = collect(agent, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap)
@@ -189,16 +197,6 @@ def after(scores: Tensor, onset: int) -> Tensor:
 
 def _named(scores: Scores) -> dict[str, Tensor]:
     return {field.name: getattr(scores, field.name) for field in fields(scores)}
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    values: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            values[name] = {k: v[rows] for k, v in value.items()}
-        elif value is not None:
-            values[name] = value[rows]
-    return Batch(**values)
 
 
 def _has_constant(agent: Agent, name: str) -> bool:

@@ -1,0 +1,107 @@
+"""Does the alarm go off when sensors lie, physics changes or somebody attacks? And how soon?
+
+    python -m benchmarks.ood RUN [RUN ...] --attack
+
+RUN: folders of trained agents with vector observations (`wm train env=cartpole world_model=flow run=RUN`). Severe faults
+are those of the U-card; minor ones are a hundredth: factors of 1.01, offsets and noise of 0.01. Nominal controls are
+matched step by step. The attack is FGSM and PGD at the smallest size that costs 20 % of the return, and PGD that also
+stays near what the model foretold.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from agents.agent import Agent
+from agents.attack import gradient_attack
+from agents.card import part
+from agents.ood import Alarm, Shift, after, collect, ood_card, physics_shift, sensor_shift, severe_shifts
+from envs import faults
+from worldmodels.monitor import Monitor
+from worldmodels.types import Batch
+from worldmodels.uncertainty import time_matched
+
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Sizes of the attack, in standard deviations of each sensor on nominal data."""
+COST = 0.2
+"""Share of the return that an attack has to cost."""
+SEED = 50_000
+
+
+def minor_shifts(agent: Agent, nominal: Batch) -> dict[str, Shift]:
+    """Faults of a hundredth: of the same physics as the severe ones, and of the sensors."""
+    physics = set(severe_shifts(agent, nominal)) & {"gravity", "mass", "action_gain"}
+    return {name: physics_shift(**{name: 1.01}) for name in sorted(physics)} | {
+        "offset": sensor_shift(faults.offset(0.01)),
+        "noise": sensor_shift(faults.noise(0.01)),
+        "miscalibrated": sensor_shift(faults.miscalibration(1.01)),
+    }
+
+
+def fault_table(agent: Agent, *, episodes: int) -> None:
+    """One row a fault: the alarm, and each score by itself."""
+    nominal, returns = collect(agent, episodes=20, seed=SEED - 20)
+    print(f"\nnominal return {returns.mean():,.1f} in {nominal.mask.shape[1]} steps at most\n")
+    print("| fault | AUROC | FPR95 | delay | latent | surprise | transition | drift |\n|" + " --- |" * 8)
+    for size, shifts in (("severe", severe_shifts(agent, nominal)), ("minor", minor_shifts(agent, nominal))):
+        card = ood_card(agent, shifts=shifts, nominal_episodes=4 * episodes, episodes=episodes, seed=SEED)
+        for name in shifts:
+            scores = card["by_score"][name]
+            alone = " | ".join(f"{scores[s]['auroc']:.3f}" for s in ("latent", "surprise", "transition", "drift"))
+            delay = card["delay_steps"][name]
+            delay = "none" if delay is None else f"{delay:.0f}"
+            numbers = f"{card['auroc'][name]:.3f} | {card['fpr95'][name]:.3f} | {delay}"
+            print(f"| {size} {name} | {numbers} | {alone} |", flush=True)
+        mean = [sum(card[key].values()) / len(shifts) for key in ("auroc", "fpr95")]
+        drift = sum(card["by_score"][name]["drift"]["auroc"] for name in shifts) / len(shifts)
+        print(f"| **{size}, mean** | **{mean[0]:.3f}** | **{mean[1]:.3f}** |  |  |  |  | {drift:.3f} |", flush=True)
+
+
+def attack_table(agent: Agent, *, episodes: int) -> None:
+    """The smallest harmful size of each attack, what it costs, and whether the alarm sees it."""
+    nominal, returns = collect(agent, episodes=4 * episodes, seed=SEED)
+    monitor = Monitor(agent.world_model).fit(part(nominal, slice(0, 2 * episodes)), steps=1000)
+    alarm = Alarm(monitor, part(nominal, slice(2 * episodes, 3 * episodes)))
+    control = alarm.scores(part(nominal, slice(3 * episodes, None)))["combined"]
+    (values,) = nominal.obs.values()
+    spread = values[nominal.obs_mask].std(0)
+    print("\n| attack | size | return | AUROC | FPR95 |\n| --- | --- | --- | --- | --- |")
+    for name, options in (
+        ("FGSM", {"steps": 1}),
+        ("PGD", {"steps": 5}),
+        ("PGD, adaptive", {"steps": 5, "stealth": 100.0}),
+    ):
+        for epsilon in EPSILONS:
+            attacked, hurt = collect(
+                agent, episodes=episodes, seed=SEED, tamper=gradient_attack(agent, epsilon, spread, **options)
+            )
+            lost = (returns.mean() - hurt.mean()) / returns.mean().abs()
+            if lost >= COST or epsilon == EPSILONS[-1]:
+                found: Tensor = after(alarm.scores(attacked)["combined"], 0)
+                auroc, false = time_matched(control, found)
+                print(f"| {name} | {epsilon} | {hurt.mean():,.1f} | {auroc:.3f} | {false:.3f} |", flush=True)
+                break
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables of every run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ood", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--episodes", type=int, default=20, help="of each fault; four times as many are nominal")
+    parser.add_argument("--attack", action="store_true")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    for run in args.runs:
+        agent = Agent.load(run)
+        print(f"\n### {run}: {agent.env_options.id}, {agent.train_steps:,} steps")
+        fault_table(agent, episodes=args.episodes)
+        if args.attack:
+            attack_table(agent, episodes=args.episodes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
