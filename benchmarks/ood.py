@@ -2,10 +2,10 @@
 
     python -m benchmarks.ood RUN [RUN ...] --attack
 
-RUN: folders of trained agents with vector observations (`wm train env=cartpole world_model=flow run=RUN`). Severe faults
-are those of the U-card; minor ones are a hundredth: factors of 1.01, offsets and noise of 0.01. Nominal controls are
-matched step by step. The attack is FGSM and PGD at the smallest size that costs 20 % of the return, and PGD that also
-stays near what the model foretold.
+RUN: folders of trained agents with vector observations (`wm train env=cartpole world_model=flow run=RUN`). Severe
+faults are those of the U-card; minor ones are a hundredth: factors of 1.01, offsets and noise of 0.01. Nominal controls
+are matched step by step. The attacks are FGSM and PGD at the smallest size that costs 20 % of the return, and PGD that
+also stays near what the model foretold.
 """
 
 import argparse
