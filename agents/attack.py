@@ -54,6 +54,6 @@ def _policy(
     """The policy at these observations, and how far the latent is from the one foretold: (n,), squared."""
     model = agent.world_model
     state = model.filter(carry.state, carry.action, obs, first, sample=False)
-    foretold = model.family.moments(model.temporal_prior.prior(state.context))[0]
+    foretold = model.family.mode(model.temporal_prior.prior(state.context))
     oddness = torch.where(first, 0.0, (state.z - foretold).square().sum(-1))
     return agent.policy.average_actor(state.features), oddness

@@ -31,10 +31,10 @@ FALSE_ALARMS = 1e-3
 
 @dataclass(frozen=True)
 class Shift:
-    """Something that goes wrong. wrap: puts it around an environment. onset: the first step that it changes."""
+    """Something that goes wrong. wrap: puts it around an environment. onset: the first observation that it changes."""
 
     wrap: Wrap
-    onset: int = 0
+    onset: int = 1
 
 
 def sensor_shift(fault: faults.Fault, *, onset: int = 20, dimensions: Sequence[int] | None = None) -> Shift:
@@ -43,7 +43,7 @@ def sensor_shift(fault: faults.Fault, *, onset: int = 20, dimensions: Sequence[i
 
 
 def physics_shift(**factors: float) -> Shift:
-    """Physics that is another one from the start."""
+    """Physics that is another one from the start: the first observation that it changes is the one after a reset's."""
     return Shift(lambda env: ChangedPhysics(env, **factors))
 
 
@@ -136,7 +136,8 @@ def ood_card(
 
     Each holds one number for every fault, of the alarm (`combined`); `by_score` holds AUROC and FPR at 95 % detection
     of each score by itself. Nominal controls are other episodes, compared at the same steps; delay is the median over
-    episodes at `FALSE_ALARMS` per nominal step, None where most episodes end without an alarm.
+    episodes at `FALSE_ALARMS` per nominal step, 1 at the first wrong observation, None where most episodes
+    end without an alarm.
 
     Args: shifts: name -> what goes wrong; None takes `severe_shifts`. nominal_episodes: the monitor learns from half of
         them, a quarter sets its threshold, a quarter is the control. episodes: of each fault.
@@ -154,7 +155,7 @@ def ood_card(
             key: dict(zip(("auroc", "fpr95"), time_matched(control[key], after(value, shift.onset)), strict=True))
             for key, value in found.items()
         }
-        delay = detection_delay(found["combined"], alarm.threshold, onset=shift.onset + 1).median().item() + 1
+        delay = detection_delay(found["combined"], alarm.threshold, onset=shift.onset).median().item() + 1
         card["auroc"][name], card["fpr95"][name] = table["combined"]["auroc"], table["combined"]["fpr95"]
         card["delay_steps"][name] = None if delay == inf else delay
         card["by_score"][name] = table
@@ -189,9 +190,9 @@ class Alarm:
 
 
 def after(scores: Tensor, onset: int) -> Tensor:
-    """The scores (E, T) of steps later than `onset`; NaN before."""
+    """The scores (E, T) from step `onset` on; NaN before."""
     kept = scores.clone()
-    kept[:, : onset + 1] = torch.nan
+    kept[:, :onset] = torch.nan
     return kept
 
 

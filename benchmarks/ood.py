@@ -80,7 +80,7 @@ def attack_table(agent: Agent, *, episodes: int) -> None:
             )
             lost = (returns.mean() - hurt.mean()) / returns.mean().abs()
             if lost >= COST or epsilon == EPSILONS[-1]:
-                found: Tensor = after(alarm.scores(attacked)["combined"], 0)
+                found: Tensor = after(alarm.scores(attacked)["combined"], 1)
                 auroc, false = time_matched(control, found)
                 print(f"| {name} | {epsilon} | {hurt.mean():,.1f} | {auroc:.3f} | {false:.3f} |", flush=True)
                 break

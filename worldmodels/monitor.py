@@ -106,8 +106,8 @@ class Monitor(nn.Module):
     def _trace(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Codes of what was seen and of what was foretold, (B, T+1, Z) each, and actions (B, T, A)."""
         states = self.model.infer(batch, sample=False)
-        family = self.model.family
-        mean = family.moments(self.model.temporal_prior.prior(states.context))[0]
+        family, raw = self.model.family, self.model.temporal_prior.prior(states.context)
+        mean = family.mode(raw) if family.ordered else family.moments(raw)[0]  # neither draws a random number
         return states.z, mean, batch.action
 
     def _squash(self, residual: Tensor) -> Tensor:
