@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.recordings import BEHAVIOURS, record_episodes
+from agents.ood import ood_card
+from agents.recordings import BEHAVIOURS, part, record_episodes
 from envs.options import EnvOptions
 from worldmodels.build import build_ensemble
 from worldmodels.dynamics import Members
@@ -34,7 +35,14 @@ CELLS, AXES = 12, 3
 """States are counted in cells: 12 a side along the first 3 principal axes of everything that was visited."""
 
 
-def card(agent: Agent, env_options: EnvOptions | None = None, *, seed: int = 50_000, toy_steps: int = 3_000) -> dict:
+def card(
+    agent: Agent,
+    env_options: EnvOptions | None = None,
+    *,
+    seed: int = 50_000,
+    toy_steps: int = 3_000,
+    alarm_steps: int = 1_000,
+) -> dict:
     """Measure the uncertainty of an agent's world model. Nothing of the agent changes.
 
     gap_auroc, sigma_error: the run's ensemble, fitted anew on a toy with known noise (`uncertainty.toy`): how well what
@@ -42,9 +50,10 @@ def card(agent: Agent, env_options: EnvOptions | None = None, *, seed: int = 50_
     spearman_by_horizon: rank correlation of the forecast's uncertainty with its error, inside each horizon.
     coverage_90_by_horizon, mace: of intervals recalibrated on other episodes. imagined_minus_real: of the policy, as a
     share of its lead over chance. state_coverage_vs_random: cells visited by the noisy policy, by those of chance.
+    ood: AUROC, FPR at 95 % detection and delay of the alarm on sensor faults and changed physics (`agents.ood`).
 
     Args: env_options: another environment than the agent's own. seed: of everything that is random; episodes are reset
-    with it and the numbers that follow. toy_steps: updates on the toy.
+    with it and the numbers that follow. toy_steps, alarm_steps: updates on the toy, and of what raises the alarm.
     Raises: ConfigError: the model has no ensemble. EnvironmentFault: the environment failed.
     """
     model, env_options = agent.world_model, env_options or agent.env_options
@@ -69,15 +78,10 @@ def card(agent: Agent, env_options: EnvOptions | None = None, *, seed: int = 50_
         "spearman_by_horizon": spearman_by_horizon(judged),
         "coverage_90_by_horizon": covered,
         "mace": error,
+        "ood": ood_card(agent, env_options, seed=seed, fit_steps=alarm_steps),
         "state_coverage_vs_random": state_coverage(agent, episodes["noisy"], episodes["random"]),
         "imagined_minus_real": gap,
     }
-
-
-def part(batch: Batch, rows: slice) -> Batch:
-    """Some windows of a batch."""
-    columns: dict[str, Any] = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return Batch(obs={name: value[rows] for name, value in batch.obs.items()}, **columns)
 
 
 def calibrated(held_out: OpenLoop) -> Calibration:

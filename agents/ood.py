@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import inf
+from math import inf, isnan
 from typing import Any
 
 import gymnasium
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.attack import Tamper
-from agents.card import part
+from agents.recordings import part
 from envs import faults
 from envs.guard import Guard
 from envs.make import make_env
+from envs.options import EnvOptions
 from envs.physics import ChangedPhysics
 from worldmodels.errors import EnvironmentFault
 from worldmodels.monitor import Monitor, Scores
@@ -48,16 +49,24 @@ def physics_shift(**factors: float) -> Shift:
 
 
 def collect(
-    agent: Agent, *, episodes: int, seed: int, steps: int = 200, wrap: Wrap | None = None, tamper: Tamper | None = None
+    agent: Agent,
+    env_options: EnvOptions | None = None,
+    *,
+    episodes: int,
+    seed: int,
+    steps: int = 200,
+    wrap: Wrap | None = None,
+    tamper: Tamper | None = None,
 ) -> tuple[Batch, Tensor]:
     """Whole episodes of the agent at work, at most `steps` long, as one padded batch, and their returns (B,).
 
-    Args: episode k is reset with seed + k; wrap: what stands around the environment that the agent was trained in;
-        tamper: changes what the agent sees, and what is recorded (`agents.attack`).
+    Args: env_options: another environment than the agent's own. episode k is reset with seed + k; wrap: what stands
+        around the environment; tamper: changes what the agent sees, and what is recorded (`agents.attack`).
     """
-    guards = [make_env(agent.env_options) for _ in range(episodes)]
+    options = env_options or agent.env_options
+    guards = [make_env(options) for _ in range(episodes)]
     if wrap is not None:
-        guards = [Guard(wrap(guard.env), agent.env_options.id) for guard in guards]
+        guards = [Guard(wrap(guard.env), options.id) for guard in guards]
     try:
         with forked(seed):
             batch = _play(agent, guards, seed, steps, tamper)
@@ -124,6 +133,7 @@ def severe_shifts(agent: Agent, nominal: Batch, *, onset: int = 20) -> dict[str,
 
 def ood_card(
     agent: Agent,
+    env_options: EnvOptions | None = None,
     *,
     shifts: Mapping[str, Shift] | None = None,
     nominal_episodes: int = 60,
@@ -131,34 +141,43 @@ def ood_card(
     steps: int = 200,
     seed: int = 50_000,
     fit_steps: int = 1000,
+    by_score: bool = False,
 ) -> dict[str, Any]:
     """How well this agent's monitor raises an alarm, as plain data under `auroc`, `fpr95` and `delay_steps`, per fault.
 
-    Each holds one number for every fault, of the alarm (`combined`); `by_score` holds AUROC and FPR at 95 % detection
-    of each score by itself. Nominal controls are other episodes, compared at the same steps; delay is the median over
-    episodes at `FALSE_ALARMS` per nominal step, 1 at the first wrong observation, None where most episodes
-    end without an alarm.
+    Each holds one number for every fault, of the alarm (`combined`); with `by_score` a key of that name holds AUROC and
+    FPR at 95 % detection of each score by itself. Nominal controls are other episodes, compared at the same steps;
+    delay is the median over episodes at `FALSE_ALARMS` per nominal step, 1 at the first wrong observation, None where
+    most episodes end without an alarm. None too stands where every episode is over before the fault begins.
 
     Args: shifts: name -> what goes wrong; None takes `severe_shifts`. nominal_episodes: the monitor learns from half of
         them, a quarter sets its threshold, a quarter is the control. episodes: of each fault.
     """
-    nominal, _ = collect(agent, episodes=nominal_episodes, seed=seed, steps=steps)
+    nominal, _ = collect(agent, env_options, episodes=nominal_episodes, seed=seed, steps=steps)
     half, quarter = nominal_episodes // 2, nominal_episodes // 4
     monitor = Monitor(agent.world_model).fit(part(nominal, slice(0, half)), steps=fit_steps)
     alarm = Alarm(monitor, part(nominal, slice(half, half + quarter)))
     control = alarm.scores(part(nominal, slice(half + quarter, None)))
-    card: dict[str, Any] = {"auroc": {}, "fpr95": {}, "delay_steps": {}, "by_score": {}}
+    card: dict[str, Any] = {"auroc": {}, "fpr95": {}, "delay_steps": {}} | ({"by_score": {}} if by_score else {})
     for name, shift in (severe_shifts(agent, nominal) if shifts is None else shifts).items():
-        faulty, _ = collect(agent, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap)
+        faulty, _ = collect(
+            agent, env_options, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap
+        )
         found = alarm.scores(faulty)
         table = {
-            key: dict(zip(("auroc", "fpr95"), time_matched(control[key], after(value, shift.onset)), strict=True))
-            for key, value in found.items()
+            score: {
+                measure: None if isnan(number) else number
+                for measure, number in zip(
+                    ("auroc", "fpr95"), time_matched(control[score], after(value, shift.onset)), strict=True
+                )
+            }
+            for score, value in found.items()
         }
         delay = detection_delay(found["combined"], alarm.threshold, onset=shift.onset).median().item() + 1
         card["auroc"][name], card["fpr95"][name] = table["combined"]["auroc"], table["combined"]["fpr95"]
         card["delay_steps"][name] = None if delay == inf else delay
-        card["by_score"][name] = table
+        if by_score:
+            card["by_score"][name] = table
     return card
 
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents.collector import random_actions
 from agents.evaluate import Actor, check_fit
@@ -51,6 +52,12 @@ def record_episodes(
         obs_mask=torch.cat([first[:, :1], columns["mask"]], 1),
         **columns,
     )
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some windows of a batch."""
+    columns: dict[str, Any] = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return Batch(obs={name: value[rows] for name, value in batch.obs.items()}, **columns)
 
 
 class _Chooser:

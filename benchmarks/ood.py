@@ -17,8 +17,8 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.attack import gradient_attack
-from agents.card import part
 from agents.ood import Alarm, Shift, after, collect, ood_card, physics_shift, sensor_shift, severe_shifts
+from agents.recordings import part
 from envs import faults
 from worldmodels.monitor import Monitor
 from worldmodels.types import Batch
@@ -47,7 +47,9 @@ def fault_table(agent: Agent, *, episodes: int) -> None:
     print(f"\nnominal return {returns.mean():,.1f} in {nominal.mask.shape[1]} steps at most\n")
     print("| fault | AUROC | FPR95 | delay | latent | surprise | transition | drift |\n|" + " --- |" * 8)
     for size, shifts in (("severe", severe_shifts(agent, nominal)), ("minor", minor_shifts(agent, nominal))):
-        card = ood_card(agent, shifts=shifts, nominal_episodes=4 * episodes, episodes=episodes, seed=SEED)
+        card = ood_card(
+            agent, shifts=shifts, nominal_episodes=4 * episodes, episodes=episodes, seed=SEED, by_score=True
+        )
         for name in shifts:
             scores = card["by_score"][name]
             alone = " | ".join(f"{scores[s]['auroc']:.3f}" for s in ("latent", "surprise", "transition", "drift"))

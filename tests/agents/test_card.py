@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from agents.agent import Agent
-from agents.card import acting_policy, calibrate, card, imagined_minus_real, part, state_coverage, table
+from agents.card import acting_policy, calibrate, card, imagined_minus_real, state_coverage, table
 from agents.cli import main
+from agents.recordings import part
 from tests.agents.test_agent import make_agent
 from worldmodels.checkpoint import module_state
 from worldmodels.errors import ConfigError
@@ -21,6 +22,7 @@ KEYS = {
     "spearman_by_horizon",
     "coverage_90_by_horizon",
     "mace",
+    "ood",
     "state_coverage_vs_random",
     "imagined_minus_real",
 }
@@ -30,13 +32,14 @@ KEYS = {
 def test_a_card_has_every_number_and_leaves_the_agent_as_it_was(env):
     agent = make_agent(env)
     before = module_state(agent.world_model)["tensors"], torch.get_rng_state()
-    values = card(agent, toy_steps=5)
+    values = card(agent, toy_steps=5, alarm_steps=5)
     assert set(values) == KEYS
     assert set(values["spearman_by_horizon"]) == set(values["coverage_90_by_horizon"]) == {"1", "5", "10", "20"}
     assert all(-1 <= v <= 1 for v in values["spearman_by_horizon"].values() if v is not None)
     assert all(0 <= v <= 1 for v in values["coverage_90_by_horizon"].values() if v is not None)
     assert 0 <= values["gap_auroc"] <= 1 and 0 <= values["mace"] <= 1 and values["sigma_error"] > 0
-    json.dumps(values)
+    assert {"auroc", "fpr95", "delay_steps"} < set(values["ood"])
+    json.dumps(values, allow_nan=False)
     assert all(name in table(values) for name in KEYS)
     after = module_state(agent.world_model)["tensors"]
     assert all(torch.equal(value, after[name]) for name, value in before[0].items())
@@ -83,6 +86,7 @@ def test_the_command_line_writes_the_card_beside_the_evaluation(tmp_path, capsys
     run = tmp_path / "run"
     make_agent().save(run)
     monkeypatch.setattr("agents.card.known_noise", lambda build, **_: SimpleNamespace(gap_auroc=1.0, sigma_error=0.1))
+    monkeypatch.setattr("agents.card.ood_card", lambda *_, **__: {"auroc": {"offset": 1.0}})
     file = tmp_path / "card.json"
     assert main(["evaluate", str(run), "--episodes", "2", "--card", "--json", str(file)]) == 0
     stored = json.loads(file.read_text())
