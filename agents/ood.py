@@ -143,12 +143,12 @@ def ood_card(
     fit_steps: int = 1000,
     by_score: bool = False,
 ) -> dict[str, Any]:
-    """How well this agent's monitor raises an alarm, as plain data under `auroc`, `fpr95` and `delay_steps`, per fault.
+    """How well this agent's monitor raises an alarm: fault -> `auroc`, `fpr95`, `delay_steps`, as plain data.
 
-    Each holds one number for every fault, of the alarm (`combined`); with `by_score` a key of that name holds AUROC and
-    FPR at 95 % detection of each score by itself. Nominal controls are other episodes, compared at the same steps;
-    delay is the median over episodes at `FALSE_ALARMS` per nominal step, 1 at the first wrong observation, None where
-    most episodes end without an alarm. None too stands where every episode is over before the fault begins.
+    Nominal controls are other episodes, compared at the same steps; delay is the median over episodes at `FALSE_ALARMS`
+    per nominal step, 1 at the first wrong observation, None where most episodes end without an alarm. None too stands
+    where every episode is over before the fault begins. With `by_score` a key of that name holds AUROC and FPR at 95 %
+    detection of each score by itself; the numbers of the fault are those of the largest of them, `combined`.
 
     Args: shifts: name -> what goes wrong; None takes `severe_shifts`. nominal_episodes: the monitor learns from half of
         them, a quarter sets its threshold, a quarter is the control. episodes: of each fault.
@@ -158,7 +158,7 @@ def ood_card(
     monitor = Monitor(agent.world_model).fit(part(nominal, slice(0, half)), steps=fit_steps)
     alarm = Alarm(monitor, part(nominal, slice(half, half + quarter)))
     control = alarm.scores(part(nominal, slice(half + quarter, None)))
-    card: dict[str, Any] = {"auroc": {}, "fpr95": {}, "delay_steps": {}} | ({"by_score": {}} if by_score else {})
+    card: dict[str, Any] = {}
     for name, shift in (severe_shifts(agent, nominal) if shifts is None else shifts).items():
         faulty, _ = collect(
             agent, env_options, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap
@@ -174,10 +174,9 @@ def ood_card(
             for score, value in found.items()
         }
         delay = detection_delay(found["combined"], alarm.threshold, onset=shift.onset).median().item() + 1
-        card["auroc"][name], card["fpr95"][name] = table["combined"]["auroc"], table["combined"]["fpr95"]
-        card["delay_steps"][name] = None if delay == inf else delay
+        card[name] = table["combined"] | {"delay_steps": None if delay == inf else delay}
         if by_score:
-            card["by_score"][name] = table
+            card[name]["by_score"] = table
     return card
 
 

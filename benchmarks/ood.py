@@ -51,14 +51,14 @@ def fault_table(agent: Agent, *, episodes: int) -> None:
             agent, shifts=shifts, nominal_episodes=4 * episodes, episodes=episodes, seed=SEED, by_score=True
         )
         for name in shifts:
-            scores = card["by_score"][name]
+            scores = card[name]["by_score"]
             alone = " | ".join(f"{scores[s]['auroc']:.3f}" for s in ("latent", "surprise", "transition", "drift"))
-            delay = card["delay_steps"][name]
+            delay = card[name]["delay_steps"]
             delay = "none" if delay is None else f"{delay:.0f}"
-            numbers = f"{card['auroc'][name]:.3f} | {card['fpr95'][name]:.3f} | {delay}"
+            numbers = f"{card[name]['auroc']:.3f} | {card[name]['fpr95']:.3f} | {delay}"
             print(f"| {size} {name} | {numbers} | {alone} |", flush=True)
-        mean = [sum(card[key].values()) / len(shifts) for key in ("auroc", "fpr95")]
-        drift = sum(card["by_score"][name]["drift"]["auroc"] for name in shifts) / len(shifts)
+        mean = [sum(card[name][key] for name in shifts) / len(shifts) for key in ("auroc", "fpr95")]
+        drift = sum(card[name]["by_score"]["drift"]["auroc"] for name in shifts) / len(shifts)
         print(f"| **{size}, mean** | **{mean[0]:.3f}** | **{mean[1]:.3f}** |  |  |  |  | {drift:.3f} |", flush=True)
 
 

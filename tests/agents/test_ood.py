@@ -54,8 +54,9 @@ def test_severe_shifts_hold_the_physics_that_the_environment_has(agent):
 def test_card_tells_a_fault_from_none_and_says_nothing_where_nothing_is_wrong(agent):
     shifts = {"offset": sensor_shift(faults.offset(2.0), onset=2), "nothing": physics_shift(gravity=1.0)}
     card = ood_card(agent, shifts=shifts, nominal_episodes=60, episodes=20, steps=30, fit_steps=80, by_score=True)
-    assert set(card) == {"auroc", "fpr95", "delay_steps", "by_score"}
-    assert card["auroc"]["offset"] > 0.95 and card["fpr95"]["offset"] < 0.15 and card["delay_steps"]["offset"] <= 2
-    assert abs(card["auroc"]["nothing"] - 0.5) < 0.15 and card["fpr95"]["nothing"] > 0.6
-    assert set(card["by_score"]["offset"]) == {"latent", "surprise", "transition", "drift", "combined"}
-    assert np.isfinite([value for table in card["by_score"]["offset"].values() for value in table.values()]).all()
+    assert set(card) == set(shifts) and set(card["offset"]) == {"auroc", "fpr95", "delay_steps", "by_score"}
+    assert card["offset"]["auroc"] > 0.95 and card["offset"]["fpr95"] < 0.15 and card["offset"]["delay_steps"] <= 2
+    assert abs(card["nothing"]["auroc"] - 0.5) < 0.15 and card["nothing"]["fpr95"] > 0.6
+    scores = card["offset"]["by_score"]
+    assert set(scores) == {"latent", "surprise", "transition", "drift", "combined"}
+    assert np.isfinite([value for table in scores.values() for value in table.values()]).all()
