@@ -140,11 +140,15 @@ def test_example_environment_from_class_to_action(example):
     few = ["steps=240", "train.warmup_steps=200", "train.warmup_updates=2", "evaluation.final_episodes=2"]
     assert main([*train, *few, "evaluation.every=0"]) == 0
     assert main([*evaluate, "--episodes", "2"]) == 0
-    (code,) = [block for block in blocks(README, "python") if "Agent.load" in block]
-    code = code.replace("runs/quickstart", "runs/thermostat")
+    code, dream = [
+        block.replace("runs/quickstart", "runs/thermostat")
+        for block in blocks(README, "python")
+        if "Agent.load" in block
+    ]
     env = gymnasium.make("my_envs:Thermostat-v0")
     obs, _ = env.reset(seed=0)
     names = {"obs": obs}
     exec(compile(code, "README.md", "exec"), names)
     assert env.action_space.contains(names["action"])
     env.step(names["action"])
+    exec(compile(dream.replace("num_envs=64", "num_envs=1").replace("100_000", "100"), "README.md", "exec"), {})
