@@ -21,7 +21,8 @@ LINES = [
 
 
 def run(folder, *changes, steps=80, resume=False):
-    options = load_options([*LINES, f"run={folder}", *changes])
+    changed = {line.split("=")[0] for line in changes}
+    options = load_options([*(line for line in LINES if line.split("=")[0] not in changed), f"run={folder}", *changes])
     options = replace(options, steps=steps, resume=resume)
     with open_run(options) as path, Logger(path) as logger:
         return train(options, path, resume=resume, logger=logger)
