@@ -1,0 +1,1 @@
+"""How fast is it? Updates, actions, imagination and what a run does beside them."""
