@@ -16,10 +16,10 @@ from agents.experiment import load_options, recorded_options
 from agents.options import TrainOptions
 from agents.planners import PlanMemory, build_planner
 from envs.options import EnvOptions
-from envs.spaces import decode_action, encode_obs
+from envs.spaces import action_spec, decode_action, encode_obs, obs_specs
 from worldmodels.build import build_world_model
 from worldmodels.checkpoint import load, module_state, restore_module, save
-from worldmodels.errors import ConfigError, EnvironmentFault
+from worldmodels.errors import CheckpointError, ConfigError, EnvironmentFault
 from worldmodels.saved import ACTING, specs_from_json, specs_to_json
 from worldmodels.seeding import forked
 from worldmodels.specs import ActionSpec, ObsSpec
@@ -48,8 +48,15 @@ class Agent:
     """
 
     def __init__(
-        self, options: TrainOptions, obs_specs: Mapping[str, ObsSpec], action_spec: ActionSpec, *, train_steps: int = 0
+        self,
+        options: TrainOptions,
+        obs_specs: Mapping[str, ObsSpec],
+        action_spec: ActionSpec,
+        *,
+        train_steps: int = 0,
+        spaces: Mapping[str, Any] | None = None,
     ) -> None:
+        """spaces: the environment's own, as plain data (`Guard.spaces`); without them `predict` makes it to look."""
         self.options, self.action_spec = options, action_spec
         self.obs_specs: Mapping[str, ObsSpec] = dict(obs_specs)
         self.train_steps = train_steps
@@ -63,6 +70,7 @@ class Agent:
             self.bonus.to(options.device)
         self.planner = build_planner(options.agent, self.world_model, self.policy, action_spec, self.bonus)
         self.sb3 = _sb3_policy(options, self.world_model)
+        self._plain_spaces = spaces
         self._spaces: tuple[Any, Any] | None = None
 
     @property
@@ -106,7 +114,8 @@ class Agent:
         parts = checkpoint.parts
         obs_specs, action_spec = specs_from_json(parts["specs"]["json"])
         with forked(0):
-            agent = cls(options, obs_specs, action_spec, train_steps=checkpoint.step)
+            spaces = parts["specs"]["json"].get("spaces")
+            agent = cls(options, obs_specs, action_spec, train_steps=checkpoint.step, spaces=spaces)
         agent.run = Path(run)
         if which == "best" and parts[ACTING]["tensors"]:
             agent.restore_acting(parts[ACTING])
@@ -197,10 +206,14 @@ class Agent:
         return (decoded[0] if single else np.stack(decoded)), carry
 
     def spaces(self) -> tuple[Any, Any]:
-        """Observation and action space of the environment that it was trained in; made once, on demand.
+        """Observation and action space of the environment that it was trained in.
 
-        Raises: ConfigError: the environment lies in a module that has not been imported.
+        Where they are not known the environment is made, once.
+        Raises: ConfigError: that environment lies in a module that has not been imported. CheckpointError: the saved
+            spaces are not those of the saved sizes.
         """
+        if self._spaces is None and self._plain_spaces is not None:
+            self._spaces = self._saved_spaces(self._plain_spaces)
         if self._spaces is None:
             module, colon, _ = self.env_options.id.partition(":")
             if colon and module not in sys.modules:  # a run folder may name any module: naming it must not run it
@@ -215,9 +228,22 @@ class Agent:
             env.close()
         return self._spaces
 
+    def _saved_spaces(self, plain: Mapping[str, Any]) -> tuple[Any, Any]:
+        from envs.plain import space_of
+
+        obs, action = space_of(plain.get("obs")), space_of(plain.get("action"))
+        try:
+            fits = obs_specs(obs) == self.obs_specs and action_spec(action) == self.action_spec
+        except EnvironmentFault as error:
+            raise CheckpointError(f"the saved spaces are damaged: {error}") from error
+        if not fits:
+            raise CheckpointError("the saved spaces are not those that the agent was made for")
+        return obs, action
+
     def specs_state(self) -> PartState:
-        """Sizes and kinds of observations and actions, as plain data."""
-        return {"tensors": {}, "json": specs_to_json(self.obs_specs, self.action_spec)}
+        """Sizes and kinds of observations and actions, and the spaces that they come from, as plain data."""
+        spaces = {} if self._plain_spaces is None else {"spaces": dict(self._plain_spaces)}
+        return {"tensors": {}, "json": specs_to_json(self.obs_specs, self.action_spec) | spaces}
 
     def acting_state(self, step: int, score: float | None) -> PartState:
         """Copies of everything that acting needs, with the step and the score it was kept for."""

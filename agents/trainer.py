@@ -82,8 +82,7 @@ class Trainer:
     def __init__(self, options: TrainOptions, run: Path, envs: VectorEnv, logger: Logger) -> None:
         seeding.seed_everything(options.seed)
         self.options, self.run, self.envs, self.logger = options, run, envs, logger
-        self.agent = Agent(options, envs.obs_specs, envs.action_spec)
-        agent = self.agent
+        agent = self.agent = Agent(options, envs.obs_specs, envs.action_spec, spaces=envs.spaces)
         self.learner = Learner(agent.world_model, agent.policy, options, agent.sb3, agent.bonus)
         self.replay = Replay(
             envs.obs_specs, envs.action_spec.size, capacity=options.replay.capacity, streams=envs.num_envs
@@ -235,7 +234,13 @@ class Trainer:
         """Evaluate the agent that was kept on fresh episodes; write evaluation.json, the curve and the film."""
         options = self.options.evaluation
         with seeding.forked(self.options.seed):
-            kept = Agent(self.options, self.envs.obs_specs, self.envs.action_spec, train_steps=self.step)
+            kept = Agent(
+                self.options,
+                self.envs.obs_specs,
+                self.envs.action_spec,
+                train_steps=self.step,
+                spaces=self.envs.spaces,
+            )
         kept.restore_acting(self.best if self.best["tensors"] else self.agent.acting_state(self.step, None))
         if self.best["tensors"]:
             kept.train_steps = self.best["json"]["step"]
@@ -321,7 +326,8 @@ class Trainer:
         missing = sorted(set(self.state()) - set(parts))
         if missing:
             raise CheckpointError(f"{self.run}: the checkpoint has no {', '.join(missing)}; it cannot be trained on")
-        if parts["specs"]["json"] != self.agent.specs_state()["json"]:
+        known, own = parts["specs"]["json"], self.agent.specs_state()["json"]
+        if any(known.get(name) != own[name] for name in ("obs", "action")):
             raise CheckpointError(f"{self.run}: {self.options.env.id} has other observations or actions than the run")
         restore_module(self.agent.world_model, parts["world_model"])
         restore_module(self.agent.policy, parts["policy"])

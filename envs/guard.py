@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from envs.conform import Broken, LeafCheck, NonFinite
+from envs.plain import plain_space
 from envs.spaces import ActionCodec, Element, Leaf, at, obs_leaves
 from worldmodels.errors import EnvironmentFault
 
@@ -64,6 +65,11 @@ class Guard(gymnasium.Wrapper):
         self._step = 0
         self._state: Literal["new", "open", "ended"] = "new"
         self._last: dict[str, np.ndarray] = {}
+
+    @property
+    def spaces(self) -> dict[str, Any]:
+        """Observation and action space of the environment within, as plain data (`envs.plain`)."""
+        return {"obs": plain_space(self.env.observation_space), "action": plain_space(self.env.action_space)}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -30,7 +30,7 @@ def serve(pipe: Connection, options: EnvOptions, spec: EnvSpec | None, render: b
         except Exception as error:
             pipe.send(("fault", (_text(error), traceback.format_exc())))
             return
-        pipe.send(("ok", (env.obs_specs, env.action_spec)))
+        pipe.send(("ok", (env.obs_specs, env.action_spec, env.spaces)))
         method = ""
         while method != "close":
             method, value = pipe.recv()

@@ -47,6 +47,7 @@ class Copies(Protocol):
 
     obs_specs: dict[str, ObsSpec]
     action_spec: ActionSpec
+    spaces: dict[str, Any]
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> list[dict[str, np.ndarray] | EnvironmentFault]:
         """Reset the named environments."""
@@ -76,7 +77,8 @@ class Copies(Protocol):
 class VectorEnv:
     """n copies of one environment.
 
-    Attributes: obs_specs, action_spec, num_envs, env_id; restarts_left, (n,) how often each copy may still fail.
+    Attributes: obs_specs, action_spec, num_envs, env_id; spaces, as `Guard.spaces`; restarts_left, (n,) how often each
+    copy may still fail.
     """
 
     def __init__(self, options: EnvOptions, num_envs: int, *, render: bool = False) -> None:
@@ -92,6 +94,7 @@ class VectorEnv:
         else:
             self._copies = LocalCopies(options, num_envs, render=render)
         self.obs_specs, self.action_spec = self._copies.obs_specs, self._copies.action_spec
+        self.spaces = self._copies.spaces
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> dict[str, np.ndarray]:
         """Begin an episode in each named environment, with its seed; first observations, name -> (n, ...).
@@ -178,6 +181,7 @@ class LocalCopies:
             self.kill()
             raise
         self.obs_specs, self.action_spec = self._envs[0].obs_specs, self._envs[0].action_spec
+        self.spaces = self._envs[0].spaces
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> list[dict[str, np.ndarray] | EnvironmentFault]:
         """Reset the named environments."""

@@ -53,7 +53,7 @@ class WorkerCopies:
         except BaseException:
             self.kill()
             raise
-        self.obs_specs, self.action_spec = built[0]
+        self.obs_specs, self.action_spec, self.spaces = built[0]
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Any]:
         """Reset the named environments: each row an encoded observation or the fault of its worker."""

@@ -6,10 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from agents.agent import Agent, Carry
 from agents.evaluate import evaluate
 from envs.options import EnvOptions
+from envs.plain import plain_space
 from envs.vector import VectorEnv
 from tests.contracts.tools import OBS
 from tests.learning.tools import TINY, part_hash, tiny_run
@@ -22,9 +24,9 @@ def make_agent(env="CartPole-v1", **changes):
     """An agent with weights that are not zero anywhere, so that its actions depend on what it sees."""
     options = replace(TINY, env=EnvOptions(id=env), **changes)
     with VectorEnv(options.env, 1) as envs:
-        obs_specs, action_spec = envs.obs_specs, envs.action_spec
+        obs_specs, action_spec, own = envs.obs_specs, envs.action_spec, envs.spaces
     torch.manual_seed(0)
-    agent = Agent(options, obs_specs, action_spec)
+    agent = Agent(options, obs_specs, action_spec, spaces=own)
     return perturb(agent)
 
 
@@ -211,3 +213,29 @@ def test_predict_imports_no_module_that_only_a_run_folder_names(tmp_path, monkey
     agent = Agent(replace(TINY, env=env), {"obs": ObsSpec("vector", (4,))}, ActionSpec("discrete", (2,)))
     with pytest.raises(ConfigError, match="allow that by `import evil_module`"):
         agent.predict(np.zeros(4, np.float32))
+
+
+def no_environment(*args, **kwargs):
+    pytest.fail("an environment was made")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_loaded_agent_needs_no_environment(env, tmp_path, monkeypatch):
+    agent = make_agent(env)
+    observation = gymnasium.make(env).reset(seed=3)[0]
+    expected, _ = agent.predict(observation)
+    agent.save(tmp_path / "run")
+    monkeypatch.setattr("envs.make.make_env", no_environment)
+    monkeypatch.setattr("gymnasium.make", no_environment)
+    loaded = Agent.load(tmp_path / "run")
+    assert np.array_equal(loaded.predict(observation)[0], expected)
+    assert loaded.spaces() == agent.spaces()
+
+
+def test_saved_spaces_of_other_sizes_are_refused():
+    agent = make_agent()
+    other = {"obs": plain_space(spaces.Box(-1, 1, (5,))), "action": plain_space(spaces.Discrete(2))}
+    for plain in (other, {"obs": other["action"], "action": other["action"]}, {"obs": 3}):
+        agent = Agent(agent.options, agent.obs_specs, agent.action_spec, spaces=plain)
+        with pytest.raises(CheckpointError, match="saved spaces are not those|cannot be read back"):
+            agent.predict(np.zeros(4, np.float32))

@@ -28,6 +28,9 @@ KINDS = {
     "flow": ('world_model.encoder="flow"',),
     "planner": ('agent.name="planner"', *PLAN),
     "planner and policy": ('agent.name="planner_actor"', *PLAN),
+    "curious": ('agent.acquisition.name="rnd"',),
+    "counting": ('agent.acquisition.name="count"', "agent.acquisition.quantile=0.9"),
+    "explorer": ('agent.name="explorer"', 'agent.acquisition.name="information_gain"', "agent.acquisition.reward=0.0"),
     "continuous": ('env.id="Pendulum-v1"', "env.max_episode_steps=20"),
 }
 

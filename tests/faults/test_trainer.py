@@ -147,6 +147,14 @@ def test_resuming_many_times_without_training_changes_nothing(whole):
             assert hashes(trainer) == whole[0]
 
 
+def test_a_finished_run_that_is_given_more_steps_goes_on_from_its_end_and_always_alike(whole, tmp_path):
+    longer = []
+    for name in ("one", "two"):
+        assert finished(tmp_path / name) == whole[0]
+        longer.append(finished(tmp_path / name, "steps=180", resume=True))
+    assert longer[0] == longer[1] and longer[0]["counters"] != whole[0]["counters"]
+
+
 def test_barriers_come_where_the_interval_says_and_no_episode_is_open(tmp_path):
     with tiny_run(tmp_path / "run", "train.keep=10") as (trainer, _):
         trainer.save()
@@ -176,21 +184,14 @@ def test_final_result_is_that_of_the_kept_agent_and_training_does_not_notice(who
 NOT_STATE = {
     Trainer: {
         *("options", "run", "envs", "logger"),  # given anew by whoever resumes
-        *(
-            "agent",
-            "learner",
-            "replay",
-            "replay_rng",
-            "collect_rng",
-            "collector",
-            "best",
-            "alarm",
-        ),  # parts of their own
+        *("agent", "learner", "replay", "replay_rng", "collect_rng"),  # parts of their own
+        *("collector", "best", "alarm"),
         "_eval_envs",  # every evaluation resets them with seeds of its own
     },
     Learner: {
         *("world_model", "policy", "options"),
         *("model_optimizer", "actor_optimizer", "critic_optimizer"),  # parts of their own
+        *("sb3", "bonus", "bonus_optimizer"),  # parts too, where the run has them
         "fault",  # says what happened in the last update alone
     },
     Collector: {
