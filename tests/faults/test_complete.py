@@ -11,7 +11,7 @@ NOT_STATE = frozenset(
     {
         *("options", "run", "envs", "logger", "_eval_envs"),  # given anew, or reset by whoever uses them
         *("agent.options", "learner.options", "agent.run", "agent.train_steps"),  # for people
-        *("learner.fault", "alarm._sounding"),  # of the last update alone
+        *("learner.fault", "alarm._sounding", "collapsed"),  # of the last update alone
         *("collector.envs", "collector.draining"),  # set at every turn of the loop
         # The ring's unwritten rows are whatever the memory held; the written ones are compared as episodes.
         *(f"replay.{name}" for name in ("_columns", "_flat", "_obs", "_action", "_reward", "_flags")),

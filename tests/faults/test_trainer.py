@@ -186,6 +186,7 @@ NOT_STATE = {
         *("options", "run", "envs", "logger"),  # given anew by whoever resumes
         *("agent", "learner", "replay", "replay_rng", "collect_rng"),  # parts of their own
         *("collector", "best", "alarm"),
+        "collapsed",  # whether it was said
         "_eval_envs",  # every evaluation resets them with seeds of its own
     },
     Learner: {
@@ -201,7 +202,7 @@ NOT_STATE = {
     },
 }
 REGISTERED = {
-    Trainer: {"step", "barrier", "owed", "evaluations", "evaluated", "next_update", "next_log", "warm"},
+    Trainer: {"step", "barrier", "owed", "evaluations", "evaluated", "next_update", "next_log", "warm", "collected"},
     Learner: {"updates", "skipped", "skipped_in_a_row"},
     Collector: {"episodes"},
 }
