@@ -193,6 +193,7 @@ NOT_STATE = {
         *("world_model", "policy", "options"),
         *("model_optimizer", "actor_optimizer", "critic_optimizer"),  # parts of their own
         *("sb3", "bonus", "bonus_optimizer"),  # parts too, where the run has them
+        "autocast",  # a function of the options
         "fault",  # says what happened in the last update alone
     },
     Collector: {
