@@ -13,8 +13,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 from hypothesis import settings
 
-# Hydra closes every logging handler. That of absl, which rliable and dm_control load, would close the stream that pytest
-# captures, if it took hold of it.
+# Hydra closes every logging handler. That of absl, which rliable and dm_control load, would close with it the stream
+# that pytest captures, had it taken hold of it.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 # A slow machine is no failure, and the same commit gives the same answer twice.
