@@ -99,8 +99,7 @@ def episodes(source: str, agent: Described) -> Iterator[Episode]:
     """Yield the episodes of the newest sound checkpoint of a run. Raises: see `fill`."""
     folder = check_source(source)
     checkpoint = _newest(source)
-    found = checkpoint.parts.get("specs", {"json": None})["json"]
-    expected = agent.specs_state()["json"]
+    found, expected = (_sizes(part) for part in (checkpoint.parts.get("specs"), agent.specs_state()))
     if found != expected:
         raise ConfigError(
             f"data: {source} has the observations and actions {found}, the environment has {expected}: "
@@ -187,6 +186,12 @@ def _newest(source: str) -> Checkpoint:
             return checkpoint
         problems.append(f"{entry.path} was saved to act, without what it learned from")
     raise CheckpointError("\n".join([f"data: {source} cannot be learned from", *problems]))
+
+
+def _sizes(specs: State | None) -> dict[str, Any]:
+    """Observations and actions as they are stored; a run also says which spaces they came from, a data folder not."""
+    plain = {} if specs is None else specs["json"]
+    return {name: plain.get(name) for name in ("obs", "action")}
 
 
 def _dtypes(episode: RecordedEpisode) -> str:
