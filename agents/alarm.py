@@ -11,6 +11,8 @@ from worldmodels.types import Batch
 
 MARGIN = 1.0
 """How far imagined rewards may go beyond the observed ones, in units of their range (or of the largest, if larger)."""
+NO_RANGE = 2.0
+"""How many times further where all observed rewards are equal: their size is no range. All zero, they count as one."""
 EXCESS = "policy/imagined_reward_excess"
 """Metric: by how much imagined rewards leave what is allowed; 0 inside."""
 _IMAGINED = ("policy/imagined_reward_min", "policy/imagined_reward_max")
@@ -36,7 +38,7 @@ class RewardAlarm:
             return {}, None
         low, high = self.seen
         imagined_low, imagined_high = torch.stack([metrics[name] for name in _IMAGINED]).tolist()
-        margin = MARGIN * max(high - low, abs(low), abs(high))
+        margin = _margin(low, high)
         above, below = imagined_high - (high + margin), (low - margin) - imagined_low
         excess = max(above, below, 0.0)
         began = excess > 0 and not self._sounding
@@ -44,7 +46,7 @@ class RewardAlarm:
         if not began:
             return {EXCESS: excess}, None
         farthest = imagined_high if above >= below else imagined_low
-        text = f"imagined reward {farthest:,.4g} outside observed [{low:.4g}, {high:.4g}] by more than its range: "
+        text = f"imagined reward {farthest:,.4g} outside observed [{low:.4g}, {high:.4g}] by more than {margin:.4g}: "
         return {EXCESS: excess}, text + "the policy exploits the model; more data, or a shorter agent.horizon"
 
     def state(self) -> State:
@@ -57,3 +59,8 @@ class RewardAlarm:
         if found is not None and not (isinstance(found, list) and len(found) == 2):
             raise CheckpointError(f"state of the reward alarm is {found!r}, expected two numbers or null")
         self.seen = None if found is None else (float(found[0]), float(found[1]))
+
+
+def _margin(low: float, high: float) -> float:
+    size = max(high - low, abs(low), abs(high))
+    return MARGIN * (size if low < high else NO_RANGE * (size or 1.0))

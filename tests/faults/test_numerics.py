@@ -226,6 +226,15 @@ def test_54_imagined_rewards_are_compared_with_those_that_were_seen():
     assert alarm.check(batch, {}) == ({}, None)
 
 
+@pytest.mark.parametrize(("reward", "low", "high"), [(1.0, -0.9, 2.9), (-4.0, -11.9, 3.9), (0.0, -1.9, 1.9)])
+def test_54_equal_rewards_say_little_about_how_far_imagined_ones_may_go(reward, low, high):
+    alarm, batch = RewardAlarm(), good_batch()
+    batch.reward[:] = reward
+    assert alarm.check(batch, imagined(low, high)) == ({EXCESS: 0.0}, None)
+    assert alarm.check(batch, imagined(low - 0.2, high))[1] is not None
+    assert alarm.check(batch, imagined(low, high + 0.2))[0][EXCESS] == pytest.approx(0.1, abs=1e-5)
+
+
 def test_54_a_biased_reward_head_is_flagged_in_the_same_iteration(tmp_path, monkeypatch):
     with tiny_run(tmp_path / "run") as (trainer, said):
         trainer.save()
