@@ -20,6 +20,7 @@ from agents.acquisition.learned import (
 from agents.acquisition.scores import disagreement, information_gain, jensen_renyi, sigma
 from agents.acquisition.task import TaskAware
 from agents.options import AcquisitionOptions
+from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.types import Acquisition, Batch, Policy, Rollout, State
 from worldmodels.world_model import WorldModel
@@ -33,7 +34,7 @@ _BUILDERS: dict[str, Builder] = {
     "disagreement": lambda model, options: disagreement,
     "sigma": lambda model, options: sigma,
     "information_gain": lambda model, options: information_gain,
-    "jensen_renyi": lambda model, options: partial(jensen_renyi, family=model.family),
+    "jensen_renyi": lambda model, options: partial(jensen_renyi, family=_members(model).family),
     "task_aware": lambda model, options: TaskAware(
         model.family.width, width=options.width, horizon=options.task_horizon
     ),
@@ -68,6 +69,12 @@ def register_acquisition(name: str) -> Callable[[Builder], Builder]:
         return builder
 
     return register
+
+
+def _members(world_model: WorldModel) -> Members:
+    """The ensemble, whose family is not the model's own where transitions are a flow."""
+    assert world_model.ensemble is not None  # `build_acquisition` has looked
+    return world_model.ensemble
 
 
 def build_acquisition(options: AcquisitionOptions, world_model: WorldModel) -> Acquisition:

@@ -22,8 +22,8 @@ BITS = 12
 class Observed:
     """Real steps in the shape of imagined ones.
 
-    rollout: (B, T). surprise: (B, T) nats, KL(q || p) of each state reached. error: (B, T), mean squared error of the
-    latent that the prior expected. mask: (B, T), False where no step exists.
+    rollout: (B, T). surprise: (B, T) nats, KL(q || p) of each state reached, by one sample where p is a flow. error:
+    (B, T), mean squared error of the latent that the prior expected. mask: (B, T), False where no step exists.
     """
 
     rollout: Rollout
@@ -39,7 +39,7 @@ def observe(world_model: WorldModel, states: State, batch: Batch) -> Observed:
     tokens = encoder.tokens(batch.obs)
     encoding = encoder.encode(tokens, states.context) if encoder.sees_context else encoder.encode(tokens)
     raw = world_model.temporal_prior.prior(states.context)  # (B, T+1, P)
-    if encoding.posterior is None:
+    if encoding.posterior is None or world_model.family_module is not None:
         surprise = -family.log_prob(raw, encoding.z) - encoding.log_volume
     else:
         surprise = family.kl(encoding.posterior, raw)

@@ -1,15 +1,12 @@
 """Scores of imagined steps that need nothing but the rollout: pure functions, (Rollout) -> (B, H)."""
 
-from math import log, pi
-
 from torch import Tensor
 
+from worldmodels import uncertainty
 from worldmodels.distributions import CategoricalFamily
 from worldmodels.errors import ConfigError
 from worldmodels.types import LatentFamily, Rollout
-
-MIN_VARIANCE = 1e-4
-"""Floor of a member's variance, in squared units of the latent: a noiseless step is not infinitely new."""
+from worldmodels.uncertainty import MIN_VARIANCE
 
 
 def disagreement(rollout: Rollout) -> Tensor:
@@ -42,13 +39,7 @@ def jensen_renyi(rollout: Rollout, family: LatentFamily) -> Tensor:
         mixture = -probs.mean(0).square().sum(-1).log()
         return (mixture - (-probs.square().sum(-1).log()).mean(0)).sum(-1)
     mean, std = family.moments(members)  # (K, B, H, Z)
-    variance = std.square().clamp(min=MIN_VARIANCE)
-    between = variance.unsqueeze(0) + variance.unsqueeze(1)  # (K, K, B, H, Z)
-    distance = (mean.unsqueeze(0) - mean.unsqueeze(1)).square() / between
-    log_overlap = -0.5 * (distance + between.log() + log(2 * pi)).sum(-1)  # log N(mu_i; mu_j, s_i^2 + s_j^2)
-    own = -0.5 * ((2 * variance).log() + log(2 * pi)).sum(-1)  # log of a member's overlap with itself
-    count = len(mean)
-    return 2 * log(count) - log_overlap.flatten(0, 1).logsumexp(0) + own.mean(0)
+    return uncertainty.jensen_renyi(mean, std.clamp(min=MIN_VARIANCE**0.5))
 
 
 def upper_confidence(rollout: Rollout, beta: float) -> Tensor:

@@ -26,9 +26,10 @@ def member_rollouts(world_model: WorldModel, start: State, policy: Act, horizon:
     Returns: a rollout of K B rows, member after member; what it is unsure of is left out.
     Raises: ConfigError: the model has no ensemble.
     """
-    ensemble, prior, family = world_model.ensemble, world_model.temporal_prior, world_model.family
+    ensemble, prior = world_model.ensemble, world_model.temporal_prior
     if ensemble is None:
         raise ConfigError("members to follow are needed: set world_model.ensemble.members=5")
+    family = ensemble.family
     members, batch = ensemble.members, start.z.shape[0]
     state = State(start.context.repeat(members, 1), start.z.repeat(members, 1))  # (K B, ...)
     own = torch.arange(members, device=start.z.device).repeat_interleave(batch)

@@ -154,8 +154,8 @@ def test_task_aware_gain_is_the_gain_near_the_members_trajectories_and_nothing_f
     assert (score <= information_gain(rollout) + 1e-6).all()
 
 
-def learner_with(name, **changes):
-    model = make_model()
+def learner_with(name, transition="same", **changes):
+    model = make_model(transition=transition)
     agent = ActorCriticOptions(
         hidden=8,
         layers=1,
@@ -170,11 +170,12 @@ def learner_with(name, **changes):
     return Learner(model, policy, options, bonus=build_bonus(agent.acquisition, model))
 
 
+@pytest.mark.parametrize("transition", ["same", "flow"])
 @pytest.mark.parametrize(
     "name", ["information_gain", "jensen_renyi", "task_aware", "surprise", "rnd", "count", "random_network"]
 )
-def test_an_update_trains_policy_and_acquisition_and_moves_no_member_by_the_bonus(name):
-    learner = learner_with(name, reward=0.0, quantile=0.9)
+def test_an_update_trains_policy_and_acquisition_and_moves_no_member_by_the_bonus(name, transition):
+    learner = learner_with(name, transition, reward=0.0, quantile=0.9)
     before = {k: v.clone() for k, v in learner.bonus.state_dict().items()}
     learner.update(window(action=CONTINUOUS))
     assert learner.fault is None

@@ -37,9 +37,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-def make_model(posterior="gaussian", members=3):
+def make_model(posterior="gaussian", members=3, **changes):
     """A small model with three members whose weights are not zero anywhere."""
-    options = small_options(posterior, ensemble=EnsembleOptions(members=members, units=8))
+    options = small_options(posterior, ensemble=EnsembleOptions(members=members, units=8), **changes)
     return small_model(options, action=ACTIONS["continuous"], spread=0.3)
 
 
