@@ -16,6 +16,7 @@ from envs.options import EnvOptions
 from envs.vector import VectorEnv
 from worldmodels.errors import CheckpointError, ConfigError
 from worldmodels.seeding import forked
+from worldmodels.specs import in_words
 
 EVALUATION_FILE = "evaluation.json"
 EPISODE_LIMIT = 108_000
@@ -140,7 +141,7 @@ def check_fit(agent: Actor, env: Any, env_id: str) -> None:  # noqa: ANN401 - on
         ("actions", agent.action_spec, env.action_spec),
     ):
         if own != other:
-            raise ConfigError(f"{env_id}: its {name} are {other}, the agent was trained with {own}")
+            raise ConfigError(f"{env_id}: its {name} are {in_words(other)}, the agent was trained with {in_words(own)}")
 
 
 def write_evaluation(file: str | Path, evaluation: Evaluation, extra: Mapping[str, Any] | None = None) -> Path:

@@ -13,6 +13,7 @@ from envs.make import make_env
 from envs.options import EnvOptions
 from envs.trial import Play
 from worldmodels.errors import EnvironmentFault
+from worldmodels.specs import in_words
 
 STEPS = 1_000
 """Random steps of an examination."""
@@ -76,10 +77,8 @@ def examine(options: EnvOptions, *, steps: int = STEPS, seed: int = 0, timeout_s
 
 
 def _spaces(env: Guard) -> Finding:
-    obs = ", ".join(f"{name} {spec.kind} {spec.shape}" for name, spec in env.obs_specs.items())
-    action = env.action_spec
-    choices = f"{action.dimensions} numbers" if action.kind == "continuous" else f"choices {action.classes}"
-    return Finding("ok", "spaces", f"observations: {obs}; actions: {choices}")
+    obs, actions = in_words(env.obs_specs), in_words(env.action_spec)
+    return Finding("ok", "spaces", f"observations: {obs}; actions: {actions}")
 
 
 def _dtypes(env: Guard, seen: Play) -> Iterator[Finding]:

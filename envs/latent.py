@@ -13,6 +13,7 @@ from envs.spaces import ActionCodec, Element, at, encode_actions, encode_obs, ob
 from worldmodels.errors import ConfigError, EnvironmentFault
 from worldmodels.saved import load_replay, load_world_model
 from worldmodels.seeding import TorchStream
+from worldmodels.specs import in_words
 from worldmodels.types import State
 from worldmodels.watch import Nominal, Sight, look, nominal_scores
 
@@ -166,7 +167,9 @@ class Filter:
             ("actions", self.model.action_spec, self._codec.spec),
         ):
             if own != other:
-                raise ConfigError(f"the environment's {name} are {other}, the world model was trained with {own}")
+                raise ConfigError(
+                    f"the environment's {name} are {in_words(other)}, the world model was trained with {in_words(own)}"
+                )
         self._stream = TorchStream(0, self.model.device)
         self.begin(0)
 

@@ -1,5 +1,6 @@
 """What observations and actions look like, as plain data: the border between spaces and sizes. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -49,3 +50,10 @@ class ActionSpec:
     def size(self) -> int:
         """Width A of the encoded action."""
         return sum(self.classes) if self.classes else self.dimensions
+
+
+def in_words(specs: Mapping[str, ObsSpec] | ActionSpec) -> str:
+    """Observations or actions as a message says them: `obs vector (4,)`, `choices (2,)`, `3 numbers`."""
+    if isinstance(specs, ActionSpec):
+        return f"{specs.dimensions} numbers" if specs.kind == "continuous" else f"choices {specs.classes}"
+    return ", ".join(f"{name} {s.kind} {s.classes or s.shape}" for name, s in specs.items())
