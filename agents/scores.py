@@ -98,7 +98,9 @@ def _from_evaluation(run: Path) -> tuple[str | None, float, Curve, str]:
         raise ConfigError(f"{run / 'evaluation.json'}: holds no mean return; write it anew by `wm evaluate {run}`")
     lines = run / "metrics.jsonl"
     curve = _curve(_lines(lines), None, lines) if lines.is_file() else []
-    return evaluation.get("env_id"), float(score), curve, f"mean of {evaluation.get('episodes')} evaluation episodes"
+    episodes = evaluation.get("episodes")
+    measured = "one evaluation episode" if episodes == 1 else f"mean of {episodes} evaluation episodes"
+    return evaluation.get("env_id"), float(score), curve, measured
 
 
 def _from_lines(file: Path, metric: str | None) -> tuple[str | None, float, Curve, str]:

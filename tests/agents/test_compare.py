@@ -105,6 +105,7 @@ def test_a_run_of_ours_is_its_final_evaluation_and_its_curve(tmp_path):
     run = read_run(f"x={finished_run(tmp_path / 'r', [1.0, 2.0, 9.0])}")
     assert (run.method, run.task, run.score) == ("x", "CartPole-v1", 9.0)
     assert run.curve == [(100, 1.0), (200, 2.0), (300, 9.0)]
+    assert run.source == "mean of 7 evaluation episodes"
 
 
 def test_monitor_files_are_read_as_stable_baselines_writes_them(tmp_path):
