@@ -150,8 +150,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="the run folder, such as runs/mine")
+    parser.add_argument("folder", type=_folder, metavar="RUN", help="the run folder, such as runs/mine")
     parser.add_argument("--env", metavar="ID", help="a gymnasium id other than the run's own")
+
+
+def _folder(text: str) -> str:
+    if text.startswith("run=") and not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"expected the folder alone, {text.removeprefix('run=')!r}, got {text!r}")
+    return text
 
 
 def _film(text: str) -> Path:

@@ -112,6 +112,8 @@ def check_run(options: TrainOptions) -> TrainOptions:
         )
     elif options.data is not None:
         check_source(options.data)
+    if options.agent.name == "cloning" and options.data is None:
+        raise ConfigError("agent=cloning: expected data=RUN, whose actions it imitates; docs/offline.md says what else")
     if options.online_steps and options.data is None:
         raise ConfigError("online_steps: only a run from fixed data has a part that is collected later; use steps")
     _check_device(options.device)

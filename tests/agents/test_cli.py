@@ -93,8 +93,10 @@ MISTAKES = [
     ["train", "-m", "agent.horizn=1,2"],
     ["train", "-m", "env=cartpole,pendulm"],
     ["train", "seed=1,2"],
+    ["train", "agent=cloning"],
     ["evaluate"],
     ["evaluate", "nowhere"],
+    ["evaluate", "run=folder"],
     ["evaluate", "afile"],
     ["evaluate", "folder"],
     ["evaluate", "damaged"],
@@ -122,6 +124,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, elsewhere, capsys):  # FAUL
     assert len(err.splitlines()) == 1 and err.startswith("wm")
     assert out == ""
     assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_a_folder_given_as_a_key_is_answered_with_the_folder_alone(capsys):
+    assert main(["report", "run=runs/mine"]) == 2
+    assert "expected the folder alone, 'runs/mine', got 'run=runs/mine'" in text(capsys)[1]
 
 
 def test_debug_shows_the_traceback():
