@@ -184,7 +184,8 @@ def table(values: dict) -> str:
     lines = []
     for name, value in values.items():
         if isinstance(value, dict):
-            text = "  ".join(f"{k}: {_number(v)}" for k, v in value.items())
+            long = any(isinstance(v, dict) for v in value.values())  # then a line for each
+            text = ("\n" + " " * 26 if long else "  ").join(f"{k}: {_number(v)}" for k, v in value.items())
         else:
             text = _number(value)
         lines.append(f"{name:<26}{text}")

@@ -146,3 +146,14 @@ def test_state_coverage_counts_cells_and_a_small_region_has_few():
     gone = torch.zeros(8, 60, dtype=torch.bool)
     with pytest.raises(ConfigError, match="visited"):
         state_coverage(agent, wide, part(played(torch.zeros(8, 60), gone), slice(0, 1)))
+
+
+def test_each_fault_has_a_line_of_its_own():
+    from agents.card import table
+
+    lines = table({"ood": {"drop": {"auroc": 1.0}, "drift": {"auroc": None}}, "by_horizon": {"1": 0.5, "5": None}})
+    assert [line.strip() for line in lines.splitlines()] == [
+        f"{'ood':<26}drop: auroc 1.000",
+        "drift: auroc -",
+        f"{'by_horizon':<26}1: 0.500  5: -",
+    ]
