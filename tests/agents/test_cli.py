@@ -248,7 +248,9 @@ def test_a_folder_named_envs_where_wm_is_started_does_no_harm(elsewhere):
     code = f"import sys; sys.path[:1] = [{str(ROOT)!r}]\n"  # a console command has no current folder on its path
     code += "from agents.cli import main; sys.exit(main(['train', '--import', 'json', 'horizon=3']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr == "wm: unknown key 'horizon'; did you mean 'agent.horizon'?\n"
+    assert done.stderr == (
+        "wm: unknown key 'horizon'; did you mean 'agent.horizon' or 'agent.planner.horizon' or 'agent.sb3.horizon'?\n"
+    )
 
 
 # Signals

@@ -4,6 +4,7 @@ The tests run in a forked process whose code is broken in one place; the last te
 """
 
 import fcntl
+import multiprocessing.forkserver
 import os
 import sys
 import warnings
@@ -162,6 +163,7 @@ def outcome(breaks: Callable[[], object], tests: list[str], log: Path) -> int:
             sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
             for name in [name for name in os.environ if name.startswith("PYTEST_")]:
                 del os.environ[name]
+            multiprocessing.forkserver._forkserver.__init__()  # the parent's fork server is no child of this process
             os.chdir(ROOT)
             breaks()
             code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-n", "0", *tests]))

@@ -19,6 +19,7 @@ from worldmodels.encoders import Standardizer
 from worldmodels.options import ObjectiveOptions, RecurrentOptions
 from worldmodels.priors import MarginalPrior
 from worldmodels.replay import Replay
+from worldmodels.specs import ActionSpec
 from worldmodels.types import Encoding, State
 from worldmodels.world_model import WorldModel
 
@@ -29,7 +30,7 @@ class Known:
     """A latent that is known exactly: its raw parameters are its value, (episode, t, code)."""
 
     width = parameters = 3
-    ordered = False
+    ordered = True  # contexts then carry the last latent and action
 
     def sample(self, raw):
         return raw
@@ -96,6 +97,8 @@ def model(replay):
     continuation = torch.nn.Identity()
     continuation.forward = lambda features: torch.distributions.Bernoulli(torch.full(features.shape[:-1], 0.5))
     return WorldModel(
+        obs_specs=replay.obs_specs,
+        action_spec=ActionSpec("continuous", dimensions=replay.action_size),
         encoder=KnownEncoder(),
         family=family,
         temporal_prior=prior,

@@ -17,7 +17,7 @@ from worldmodels.encoders import Standardizer, Trunk, VAEEncoder
 from worldmodels.heads import ContinuationHead, TwoHotHead
 from worldmodels.options import ObjectiveOptions
 from worldmodels.priors import MarginalPrior
-from worldmodels.specs import ObsSpec
+from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import Batch, Encoding, State
 from worldmodels.world_model import WorldModel
 
@@ -69,6 +69,8 @@ def linear_model(encoder: nn.Module | None = None) -> WorldModel:
     with torch.no_grad():
         marginal.table.copy_(raw(torch.zeros(2, 2), START))
     return WorldModel(
+        obs_specs=SPECS,
+        action_spec=ActionSpec("continuous", dimensions=2),
         encoder=encoder or VAEEncoder(trunk, FAMILY, context=2, units=32, norm=False),
         family=FAMILY,
         temporal_prior=LinearPrior(),

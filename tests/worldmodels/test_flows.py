@@ -17,7 +17,7 @@ from worldmodels.heads import ContinuationHead, TwoHotHead
 from worldmodels.likelihood import log_likelihood
 from worldmodels.options import FlowOptions, ObjectiveOptions
 from worldmodels.priors import MarginalPrior
-from worldmodels.specs import ObsSpec
+from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.world_model import WorldModel
 
 SIZES = {"transforms": 3, "units": 8, "layers": 1, "bins": 4}
@@ -186,6 +186,8 @@ def linear_flow_model() -> WorldModel:
         marginal.table.copy_(raw(torch.zeros(2, 2), FIRST))
     encoder = FlowEncoder(specs, standardizer, flow("realnvp", 2), noise=0.0)
     return WorldModel(
+        obs_specs=specs,
+        action_spec=ActionSpec("continuous", dimensions=2),
         encoder=encoder,
         family=family,
         temporal_prior=ScannedLinearPrior(),
