@@ -102,7 +102,7 @@ class Learner:
         return torch.autocast(self.world_model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def slow_down(self, factor: float) -> None:
-        """Set every learning rate to `factor` times its configured value."""
+        """Set the learning rates of world model, actor and critic to `factor` times their configured values."""
         rates = (self.options.train.model_rate, self.options.agent.actor_rate, self.options.agent.critic_rate)
         optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
         for optimizer, rate in zip(optimizers, rates, strict=True):
