@@ -18,14 +18,14 @@ from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluat
 from agents.learner import Learner, dump_batch
 from agents.log import TRAIN_RETURN, Logger
 from agents.options import TrainOptions
+from agents.parts import parts_of, restore_parts
 from envs.vector import VectorEnv
 from worldmodels import seeding
-from worldmodels.checkpoint import load, module_state, optimizer_state, restore_module, restore_optimizer, save
-from worldmodels.errors import CheckpointError, NonFiniteError
+from worldmodels.checkpoint import load, module_state, restore_module, save
+from worldmodels.errors import NonFiniteError
 from worldmodels.memory import keep_freed_memory
 from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS, never_saved
-from worldmodels.saved import ACTING
 from worldmodels.states import State
 from worldmodels.types import Batch
 from worldmodels.uncertainty import IDENTICAL, member_difference
@@ -77,7 +77,7 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
 
 
 class Trainer:
-    """Everything that a run changes, and its one list of parts that travel in a checkpoint."""
+    """Everything that a run changes; `agents.parts` lists what of it travels in a checkpoint."""
 
     def __init__(self, options: TrainOptions, run: Path, envs: VectorEnv, logger: Logger) -> None:
         seeding.seed_everything(options.seed)
@@ -289,84 +289,11 @@ class Trainer:
 
     def state(self) -> dict[str, State]:
         """Every part, by name."""
-        counters = {
-            "step": self.step,
-            "collected": self.collected,
-            "barrier": self.barrier,
-            "owed": self.owed,
-            "evaluations": self.evaluations,
-            "evaluated": self.evaluated,
-            "next_update": self.next_update,
-            "next_log": self.next_log,
-            "warm": self.warm,
-            "updates": self.learner.updates,
-            "skipped": self.learner.skipped,
-            "skipped_in_a_row": self.learner.skipped_in_a_row,
-        }
-        return self._bonus_state() | {
-            "specs": self.agent.specs_state(),
-            "world_model": module_state(self.agent.world_model),
-            "policy": module_state(self.agent.policy),
-            **({} if self.agent.sb3 is None else self.agent.sb3.parts()),
-            "model_optimizer": optimizer_state(self.learner.model_optimizer),
-            "actor_optimizer": optimizer_state(self.learner.actor_optimizer),
-            "critic_optimizer": optimizer_state(self.learner.critic_optimizer),
-            "replay": self.replay.state(),
-            "collector": self.collector.state(),
-            "alarm": self.alarm.state(),
-            "replay_rng": seeding.generator_state(self.replay_rng),
-            "collect_rng": seeding.generator_state(self.collect_rng),
-            "random": seeding.capture(),
-            "counters": {"tensors": {}, "json": counters},
-            ACTING: self.best,
-        }
+        return parts_of(self)
 
     def restore(self, parts: Mapping[str, State]) -> None:
         """Take every part back. Raises CheckpointError where one is missing or does not fit."""
-        missing = sorted(set(self.state()) - set(parts))
-        if missing:
-            raise CheckpointError(f"{self.run}: the checkpoint has no {', '.join(missing)}; it cannot be trained on")
-        known, own = parts["specs"]["json"], self.agent.specs_state()["json"]
-        if any(known.get(name) != own[name] for name in ("obs", "action")):
-            raise CheckpointError(f"{self.run}: {self.options.env.id} has other observations or actions than the run")
-        restore_module(self.agent.world_model, parts["world_model"])
-        restore_module(self.agent.policy, parts["policy"])
-        if self.agent.sb3 is not None:
-            self.agent.sb3.restore(parts)
-        restore_optimizer(self.learner.model_optimizer, parts["model_optimizer"])
-        restore_optimizer(self.learner.actor_optimizer, parts["actor_optimizer"])
-        restore_optimizer(self.learner.critic_optimizer, parts["critic_optimizer"])
-        if self.learner.bonus is not None:
-            restore_module(self.learner.bonus, parts["bonus"])
-        if self.learner.bonus_optimizer is not None:
-            restore_optimizer(self.learner.bonus_optimizer, parts["bonus_optimizer"])
-        self.replay.restore(parts["replay"])
-        self.collector.restore(parts["collector"])
-        self.alarm.restore(parts["alarm"])
-        seeding.restore_generator(self.replay_rng, parts["replay_rng"])
-        seeding.restore_generator(self.collect_rng, parts["collect_rng"])
-        counters = parts["counters"]["json"]
-        for name in (
-            "step",
-            "collected",
-            "barrier",
-            "owed",
-            "evaluations",
-            "evaluated",
-            "next_update",
-            "next_log",
-            "warm",
-        ):
-            setattr(self, name, counters[name])
-        for name in ("updates", "skipped", "skipped_in_a_row"):
-            setattr(self.learner, name, counters[name])
-        self.best = parts[ACTING]
-        seeding.restore(parts["random"])
-
-    def _bonus_state(self) -> dict[str, State]:
-        bonus, optimizer = self.learner.bonus, self.learner.bonus_optimizer
-        parts = {} if bonus is None else {"bonus": module_state(bonus)}
-        return parts if optimizer is None else parts | {"bonus_optimizer": optimizer_state(optimizer)}
+        restore_parts(self, parts)
 
     def notes(self, lines: Sequence[str]) -> None:
         """Say something to the user."""

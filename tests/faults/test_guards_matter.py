@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import agents.learner
-import agents.trainer
+import agents.parts
 import worldmodels.checkpoint
 import worldmodels.files
 import worldmodels.run_folder
@@ -28,19 +28,19 @@ FAULTS = "tests/faults"
 
 
 def one_leaf_is_left_out():
-    real = agents.trainer.optimizer_state
+    real = agents.parts.optimizer_state
 
     def forgetful(optimizer):
         state = real(optimizer)
         tensors = {name: value for name, value in state["tensors"].items() if name != "0.exp_avg_sq"}
         return {"tensors": tensors, "json": {**state["json"], "slots": sorted(tensors)}}
 
-    agents.trainer.optimizer_state = forgetful
-    agents.trainer.restore_optimizer = lambda optimizer, state: None
+    agents.parts.optimizer_state = forgetful
+    agents.parts.restore_optimizer = lambda optimizer, state: None
 
 
 def random_state_is_left_out():
-    agents.trainer.seeding.restore = lambda state: None
+    agents.parts.seeding.restore = lambda state: None
 
 
 def write_without(flush: bool, swallow: type[BaseException] | tuple[()] = ()) -> Callable:
