@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,6 +151,21 @@ def write_evaluation(file: str | Path, evaluation: Evaluation, extra: Mapping[st
     Raises: CheckpointError: the file cannot be written.
     """
     return write_json(file, evaluation.to_json() | dict(extra or {}))
+
+
+def kept_card(file: str | Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Return what an earlier evaluation in `file` says beside its returns, such as the keys of `agents.card.card`.
+
+    It is about a model: empty where that evaluation is of another checkpoint than `evaluation`, or cannot be read.
+    """
+    try:
+        earlier = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is damaged and about to be replaced
+        return {}
+    if not isinstance(earlier, dict) or earlier.get("train_steps") != evaluation.train_steps:
+        return {}
+    own = {field.name for field in fields(Evaluation)}
+    return {key: value for key, value in earlier.items() if key not in own}
 
 
 def write_json(file: str | Path, data: Mapping[str, Any]) -> Path:

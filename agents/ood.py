@@ -64,10 +64,12 @@ def collect(
         around the environment; tamper: changes what the agent sees, and what is recorded (`agents.attack`).
     """
     options = env_options or agent.env_options
-    guards = [make_env(options) for _ in range(episodes)]
-    if wrap is not None:
-        guards = [Guard(wrap(guard.env), options.id) for guard in guards]
+    guards: list[Guard] = []
     try:
+        for _ in range(episodes):
+            guards.append(make_env(options))
+            if wrap is not None:
+                guards[-1] = Guard(wrap(guards[-1].env), options.id)
         with forked(seed):
             batch = _play(agent, guards, seed, steps, tamper)
     finally:
@@ -108,11 +110,14 @@ def _play(agent: Agent, guards: Sequence[Guard], seed: int, steps: int, tamper: 
     return Batch({name: torch.from_numpy(v) for name, v in obs.items()}, *map(torch.from_numpy, arrays))
 
 
-def severe_shifts(agent: Agent, nominal: Batch, *, onset: int = 20) -> dict[str, Shift]:
+def severe_shifts(
+    agent: Agent, nominal: Batch, env_options: EnvOptions | None = None, *, onset: int = 20
+) -> dict[str, Shift]:
     """The faults of the card: changed physics where the environment allows it, and each kind of faulty sensor.
 
     Offset, noise and miscalibration are of all sensors, in standard deviations of nominal data; the last sensor (a
     velocity in most environments) is dropped or frozen. Observations that are no single vector have no sensors here.
+    env_options: another environment than the agent's own, whose constants are changed.
     """
     shifts: dict[str, Shift] = {}
     if [spec.kind for spec in agent.obs_specs.values()] == ["vector"]:
@@ -126,7 +131,7 @@ def severe_shifts(agent: Agent, nominal: Batch, *, onset: int = 20) -> dict[str,
             "miscalibrated": sensor_shift(faults.miscalibration(1.5), onset=onset),
         }
     for name, factor in (("gravity", 2.0), ("mass", 1.5), ("action_gain", 1.5)):
-        if _has_constant(agent, name):
+        if _has_constant(env_options or agent.env_options, name):
             shifts[name] = physics_shift(**{name: factor})
     return shifts
 
@@ -159,7 +164,7 @@ def ood_card(
     alarm = Alarm(monitor, part(nominal, slice(half, half + quarter)))
     control = alarm.scores(part(nominal, slice(half + quarter, None)))
     card: dict[str, Any] = {}
-    for name, shift in (severe_shifts(agent, nominal) if shifts is None else shifts).items():
+    for name, shift in (severe_shifts(agent, nominal, env_options) if shifts is None else shifts).items():
         faulty, _ = collect(
             agent, env_options, episodes=episodes, seed=seed + nominal_episodes, steps=steps, wrap=shift.wrap
         )
@@ -218,9 +223,9 @@ def _named(scores: Scores) -> dict[str, Tensor]:
     return {field.name: getattr(scores, field.name) for field in fields(scores)}
 
 
-def _has_constant(agent: Agent, name: str) -> bool:
-    """Whether `ChangedPhysics` knows this constant of the agent's environment."""
-    guard = make_env(agent.env_options)
+def _has_constant(env_options: EnvOptions, name: str) -> bool:
+    """Whether `ChangedPhysics` knows this constant of the environment."""
+    guard = make_env(env_options)
     try:
         ChangedPhysics(guard.env, **{name: 1.0})
     except EnvironmentFault:

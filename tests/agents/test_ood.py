@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents import ood
 from agents.agent import Agent
 from agents.compose import compose
 from agents.evaluate import evaluate
@@ -11,7 +12,9 @@ from agents.ood import collect, ood_card, physics_shift, sensor_shift, severe_sh
 from agents.options import TrainOptions
 from envs import faults
 from envs.make import make_env
+from envs.options import EnvOptions
 from worldmodels.config import build
+from worldmodels.errors import EnvironmentFault
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,32 @@ def test_severe_shifts_hold_the_physics_that_the_environment_has(agent):
         *("offset", "noise", "dropped", "frozen", "miscalibrated"),
         *("gravity", "mass", "action_gain"),
     }
+
+
+def test_severe_shifts_are_those_of_another_environment_where_it_is_named(agent):
+    nominal, _ = collect(agent, episodes=2, seed=3)
+    other = EnvOptions(id="worldmodels/Faulty-v0", kwargs={"fault": "none"})
+    assert set(severe_shifts(agent, nominal, other)) == {"offset", "noise", "dropped", "frozen", "miscalibrated"}
+
+
+def test_every_environment_is_closed_where_wrapping_one_fails(agent, monkeypatch):
+    made, closed, real = [], [], ood.make_env
+
+    def make(options):
+        guard = real(options)
+        made.append(guard)
+        monkeypatch.setattr(guard.env.unwrapped, "close", lambda: closed.append(guard))
+        return guard
+
+    def wrap(env):
+        if len(made) == 3:
+            raise EnvironmentFault("no such sensor")
+        return env
+
+    monkeypatch.setattr(ood, "make_env", make)
+    with pytest.raises(EnvironmentFault, match="no such sensor"):
+        collect(agent, episodes=5, seed=3, wrap=wrap)
+    assert len(made) == 3 and closed == made
 
 
 def test_card_tells_a_fault_from_none_and_says_nothing_where_nothing_is_wrong(agent):
