@@ -64,6 +64,11 @@ class Encoding(NamedTuple):
     details: Tensor | None = None
     aux: dict[str, Tensor] = {}
 
+    def detach(self) -> "Encoding":
+        """What it says about the latent, cut from the graph."""
+        posterior = None if self.posterior is None else self.posterior.detach()
+        return Encoding(self.z.detach(), self.log_volume.detach(), posterior)
+
 
 @dataclass
 class Batch:

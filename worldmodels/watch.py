@@ -10,6 +10,7 @@ from torch import Tensor
 from worldmodels.replay import Replay
 from worldmodels.seeding import generator
 from worldmodels.types import State
+from worldmodels.uncertainty import p_value
 from worldmodels.world_model import WorldModel
 
 SETTLED = 4
@@ -37,10 +38,7 @@ def look(model: WorldModel, state: State, action: Tensor, obs: Mapping[str, Tens
     context = model.temporal_prior.advance(state, action)
     raw = model.temporal_prior.prior(context)
     encoding = model.encoder.encode(model.encoder.tokens(obs), context, sample=False)
-    if encoding.posterior is None or model.family_module is not None:
-        surprise = -model.family.log_prob(raw, encoding.z) - encoding.log_volume
-    else:
-        surprise = model.family.kl(encoding.posterior, raw)
+    surprise = model.divergence(encoding, raw)
     epistemic = None if model.ensemble is None else model.uncertainty(state, action).epistemic
     likelihoods = model.decode(State(context, model.family.mode(raw)))
     expected = {n: likelihoods[n].mode for n, spec in model.obs_specs.items() if spec.kind == "vector"}
@@ -62,10 +60,13 @@ class Nominal:
 
         (1 + count) / (1 + N): valid p-values where steps are exchangeable (Vovk et al. 2005, eq. 2.20, conformal).
         """
-        found = {"surprise": _p(self.surprise, sight.surprise)}
+        found = {"surprise": p_value(self.surprise, sight.surprise, in_order=True)}
         if self.epistemic is not None and sight.epistemic is not None:
-            found["epistemic"] = _p(self.epistemic, sight.epistemic)
-        columns = [_p(self.residual[:, i].contiguous(), sight.residual[:, i]) for i in range(sight.residual.shape[-1])]
+            found["epistemic"] = p_value(self.epistemic, sight.epistemic, in_order=True)
+        columns = [
+            p_value(self.residual[:, i].contiguous(), sight.residual[:, i], in_order=True)
+            for i in range(sight.residual.shape[-1])
+        ]
         return found | {"residual": torch.stack(columns, -1) if columns else sight.residual}
 
 
@@ -95,9 +96,3 @@ def nominal_scores(model: WorldModel, replay: Replay, count: int, *, seed: int) 
         torch.stack(epistemic)[kept].sort().values if epistemic else None,
         torch.stack([sight.residual for sight, _ in sights])[kept].sort(0).values,
     )
-
-
-def _p(nominal: Tensor, score: Tensor) -> Tensor:
-    """Sorted (N,) and scores (...) -> share of nominal scores that are at least as high, this one counted in."""
-    below = torch.searchsorted(nominal, score.contiguous())
-    return (1 + len(nominal) - below) / (1.0 + len(nominal))

@@ -138,6 +138,15 @@ class WorldModel(nn.Module):
         kl, _ = self._divergences(encoding, self._prior_of(contexts, batch), batch)
         return torch.where(batch.obs_mask, kl, 0)
 
+    def divergence(self, encoding: Encoding, raw: Tensor) -> Tensor:
+        """KL(q(z | o) || p(z)) of an encoding and raw prior parameters (..., P), nats (...).
+
+        By one sample where the prior is a flow; -log p(o) for a bijection, which has no posterior.
+        """
+        if encoding.posterior is None or self.family_module is not None:
+            return -self.family.log_prob(raw, encoding.z) - encoding.log_volume
+        return self.family.kl(encoding.posterior, raw)
+
     def filter(
         self,
         state: State | None,
@@ -277,22 +286,20 @@ class WorldModel(nn.Module):
         starts, follows = batch.starts & batch.obs_mask, ~batch.starts & batch.obs_mask
         free = self.objective.free_nats
         if encoding.posterior is None:
-            nats = -self.family.log_prob(raw_prior, encoding.z) - encoding.log_volume
+            nats = self.divergence(encoding, raw_prior)
             parts = {
                 name: masked_mean(torch.where(where, nats, 0), batch.obs_mask)
                 for name, where in (("dynamics", follows), ("marginal", starts))
             }
             return nats.detach(), parts | {"representation": torch.zeros_like(parts["dynamics"])}
+        dynamics = self.divergence(encoding.detach(), raw_prior)
+        representation = self.divergence(encoding, raw_prior.detach())
         if self.family_module is None:
-            dynamics = self.family.kl(encoding.posterior.detach(), raw_prior)
-            representation = self.family.kl(encoding.posterior, raw_prior.detach())
             return dynamics.detach(), {
                 "dynamics": masked_mean(dynamics.clamp(min=free), follows),
                 "representation": masked_mean(representation.clamp(min=free), follows),
                 "marginal": masked_mean(dynamics, starts),
             }
-        dynamics = -encoding.log_volume.detach() - self.family.log_prob(raw_prior, encoding.z.detach())
-        representation = -encoding.log_volume - self.family.log_prob(raw_prior.detach(), encoding.z)
         return dynamics.detach(), {
             "dynamics": masked_mean(dynamics, follows).clamp(min=free or -inf),
             "representation": masked_mean(representation, follows).clamp(min=free or -inf),

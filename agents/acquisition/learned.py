@@ -39,10 +39,7 @@ def observe(world_model: WorldModel, states: State, batch: Batch) -> Observed:
     tokens = encoder.tokens(batch.obs)
     encoding = encoder.encode(tokens, states.context) if encoder.sees_context else encoder.encode(tokens)
     raw = world_model.temporal_prior.prior(states.context)  # (B, T+1, P)
-    if encoding.posterior is None or world_model.family_module is not None:
-        surprise = -family.log_prob(raw, encoding.z) - encoding.log_volume
-    else:
-        surprise = family.kl(encoding.posterior, raw)
+    surprise = world_model.divergence(encoding, raw)
     error = (family.moments(raw)[0] - states.z).square().mean(-1)
     before = State(states.context[:, :-1], states.z[:, :-1])
     known = {} if world_model.ensemble is None else world_model.uncertainty(before, batch.action)._asdict()

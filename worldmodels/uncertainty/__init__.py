@@ -11,7 +11,7 @@ from worldmodels.uncertainty.collapse import IDENTICAL, member_difference
 from worldmodels.uncertainty.decomposition import (
     MIN_VARIANCE,
     decompose,
-    information_gain,
+    gaussian_information_gain,
     mutual_information,
     total_variance,
 )
@@ -62,7 +62,7 @@ __all__ = [
     "detection_delay",
     "forecast",
     "fpr_at_95",
-    "information_gain",
+    "gaussian_information_gain",
     "input_complexity",
     "interval_report",
     "jensen_renyi",

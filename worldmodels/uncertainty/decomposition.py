@@ -19,7 +19,7 @@ def total_variance(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return mean.var(0, correction=0), std.square().mean(0)
 
 
-def information_gain(epistemic: Tensor, aleatoric: Tensor, floor: float = MIN_VARIANCE) -> Tensor:
+def gaussian_information_gain(epistemic: Tensor, aleatoric: Tensor, floor: float = MIN_VARIANCE) -> Tensor:
     """1/2 sum log(1 + epistemic / max(aleatoric, floor)), nats (...): what one more observation would teach.
 
     Exact for a linear-Gaussian model, where the epistemic variance is that of the posterior's mean function
@@ -43,5 +43,5 @@ def decompose(family: LatentFamily, members: Tensor) -> Uncertainty:
     """The uncertainty of raw member parameters (K, ..., P) of one latent family."""
     mean, std = family.moments(members)
     epistemic, aleatoric = total_variance(mean, std)
-    nats = information_gain(epistemic, aleatoric) if family.ordered else mutual_information(mean)
+    nats = gaussian_information_gain(epistemic, aleatoric) if family.ordered else mutual_information(mean)
     return Uncertainty(nats, family.entropy(members).mean(0), epistemic, aleatoric, members)

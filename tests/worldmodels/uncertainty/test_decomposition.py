@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
-from worldmodels.uncertainty import MIN_VARIANCE, decompose, information_gain, mutual_information, total_variance
+from worldmodels.uncertainty import (
+    MIN_VARIANCE,
+    decompose,
+    gaussian_information_gain,
+    mutual_information,
+    total_variance,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +32,7 @@ def test_information_gain_is_that_of_a_linear_gaussian_model():
     posterior = torch.linalg.inv(torch.linalg.inv(covariance) + torch.outer(x, x) / noise**2)
     exact = 0.5 * (torch.logdet(covariance) - torch.logdet(posterior))
     epistemic = (x @ covariance @ x).unsqueeze(0)
-    torch.testing.assert_close(information_gain(epistemic, torch.full_like(epistemic, noise**2)), exact)
+    torch.testing.assert_close(gaussian_information_gain(epistemic, torch.full_like(epistemic, noise**2)), exact)
 
 
 def test_members_drawn_from_that_model_give_the_same_gain():
@@ -41,11 +47,13 @@ def test_members_drawn_from_that_model_give_the_same_gain():
 
 def test_variance_floor_bounds_the_gain_where_no_noise_was_learned():
     epistemic = torch.full((1,), 1e-2)
-    floored = information_gain(epistemic, torch.zeros(1))
-    assert torch.isfinite(floored) and torch.equal(floored, information_gain(epistemic, torch.full((1,), MIN_VARIANCE)))
+    floored = gaussian_information_gain(epistemic, torch.zeros(1))
+    assert torch.isfinite(floored) and torch.equal(
+        floored, gaussian_information_gain(epistemic, torch.full((1,), MIN_VARIANCE))
+    )
     above = torch.full((1,), 10 * MIN_VARIANCE)
-    assert information_gain(epistemic, above) < floored
-    assert information_gain(torch.zeros(1), torch.zeros(1)) == 0
+    assert gaussian_information_gain(epistemic, above) < floored
+    assert gaussian_information_gain(torch.zeros(1), torch.zeros(1)) == 0
 
 
 def test_mutual_information_is_the_sum_over_the_joint_table():
