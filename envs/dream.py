@@ -311,7 +311,8 @@ def world_model_of(source: Any, run: str | Path | None = None) -> WorldModel:  #
     if model is None and run is not None:
         model = load_world_model(run)
     if model is None or not all(hasattr(model, name) for name in ("imagine", "dream_start", "decode", "obs_specs")):
-        raise ConfigError(f"a dream needs a world model, an agent or run=PATH, got {type(source).__name__}")
+        got = "nothing: pass one, such as run='runs/mine'" if model is None else type(source).__name__
+        raise ConfigError(f"expected a world model, an agent or run=PATH, got {got}")
     return model
 
 

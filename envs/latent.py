@@ -120,7 +120,10 @@ class UncertaintyInfo(gymnasium.Wrapper):
         self._filter.see(obs)
         self._alarm = False
         count = self.nominal.residual.shape[-1]
-        said = {"surprise": 0.0, "surprise_p": 1.0, "sensor_p": np.ones(count), "alarm": False}
+        said: dict[str, Any] = {"surprise": 0.0, "surprise_p": 1.0}
+        if self.nominal.epistemic is not None and self._filter.model.ensemble is not None:
+            said |= {"epistemic": 0.0, "epistemic_p": 1.0}
+        said |= {"sensor_p": np.ones(count), "alarm": False}
         return obs, {**info, **said}
 
     def step(self, action: Element) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

@@ -144,14 +144,17 @@ def likelihood_regret(vae: StillVAE, x: Tensor, *, steps: int = 50, rate: float 
     """
     weights = [p.requires_grad for p in vae.parameters()]
     vae.requires_grad_(False)
-    start = vae.posterior(x).detach()
-    raw = start.clone().requires_grad_()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        minimise([raw], lambda: -vae.elbo(x, raw).sum(), steps=steps, rate=rate, clip=inf)
-        values = []
-        for parameters in (start, raw.detach()):
+    try:
+        start = vae.posterior(x).detach()
+        raw = start.clone().requires_grad_()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(0)
-            values.append(torch.stack([vae.elbo(x, parameters) for _ in range(samples)]).mean(0))
-    for parameter, trained in zip(vae.parameters(), weights, strict=True):
-        parameter.requires_grad_(trained)
+            minimise([raw], lambda: -vae.elbo(x, raw).sum(), steps=steps, rate=rate, clip=inf)
+            values = []
+            for parameters in (start, raw.detach()):
+                torch.manual_seed(0)
+                values.append(torch.stack([vae.elbo(x, parameters) for _ in range(samples)]).mean(0))
+    finally:
+        for parameter, trained in zip(vae.parameters(), weights, strict=True):
+            parameter.requires_grad_(trained)
     return (values[1] - values[0]).clamp(min=0).detach()

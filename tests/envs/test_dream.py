@@ -344,9 +344,9 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 
 def test_what_is_no_world_model_is_refused():
-    with pytest.raises(ConfigError, match="needs a world model, an agent or run=PATH, got Linear"):
+    with pytest.raises(ConfigError, match="expected a world model, an agent or run=PATH, got Linear"):
         DreamEnv(Linear())
-    with pytest.raises(ConfigError, match="got NoneType"):
+    with pytest.raises(ConfigError, match="got nothing: pass one, such as run='runs/mine'"):
         DreamEnv()
     with pytest.raises(ConfigError, match="drawn as rgb_array, got 'human'"):
         DreamEnv(model(), render_mode="human")

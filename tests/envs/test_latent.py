@@ -43,6 +43,14 @@ def test_both_checkers_pass(run):
         sb3_check(env, warn=False)
 
 
+def test_a_reset_says_as_much_as_a_step(run):
+    env = UncertaintyInfo(CartPoleEnv(), run=run)
+    _, first = env.reset(seed=0)
+    *_, after = env.step(0)
+    assert first.keys() == after.keys() >= {"epistemic", "epistemic_p"}
+    assert (first["epistemic"], first["epistemic_p"]) == (0.0, 1.0)
+
+
 def test_features_are_those_of_the_agents_own_filter(run):
     world = load_world_model(run)
     env, raw = LatentObservation(gymnasium.make("CartPole-v1"), world), gymnasium.make("CartPole-v1")

@@ -73,6 +73,25 @@ def test_regret_is_positive_and_larger_where_the_encoder_was_never_trained(train
     assert (a >= 0).all() and b.median() > a.median() + 0.1
 
 
+def test_regret_is_a_function_of_its_arguments_alone(trained):
+    x, found = line(20), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append(likelihood_regret(trained, x, steps=5))
+        assert torch.initial_seed() == seed
+    assert torch.equal(*found)
+
+
+def test_a_regret_that_fails_leaves_the_model_as_it_was(trained):
+    for p in list(trained.parameters())[:2]:
+        p.requires_grad_(False)
+    before = [p.requires_grad for p in trained.parameters()]
+    with pytest.raises(RuntimeError):
+        likelihood_regret(trained, torch.zeros(4, 5), steps=5)  # rows of another width
+    assert [p.requires_grad for p in trained.parameters()] == before and any(before)
+    trained.requires_grad_(True)
+
+
 @pytest.mark.parametrize("spec", [ObsSpec("image", (8, 8, 1)), ObsSpec("discrete", (), (3,))])
 def test_what_it_cannot_model_is_refused(spec):
     with pytest.raises(ConfigError, match="expected a vector or an image of at least 10x10, got"):
