@@ -47,7 +47,8 @@ class RewardAlarm:
             return {EXCESS: excess}, None
         farthest = imagined_high if above >= below else imagined_low
         text = f"imagined reward {farthest:,.4g} outside observed [{low:.4g}, {high:.4g}] by more than {margin:.4g}: "
-        return {EXCESS: excess}, text + "the policy exploits the model; more data, or a shorter agent.horizon"
+        remedy = "more data, a shorter agent.horizon, or agent.acquisition.quantile below 1"
+        return {EXCESS: excess}, f"{text}the policy exploits the model; {remedy}"
 
     def state(self) -> State:
         """The observed range."""

@@ -114,6 +114,11 @@ def check_run(options: TrainOptions) -> TrainOptions:
         check_source(options.data)
     if options.agent.name == "cloning" and options.data is None:
         raise ConfigError("agent=cloning: expected data=RUN, whose actions it imitates; docs/offline.md says what else")
+    if options.agent.name in ("sb3", "cloning") and options.agent.acquisition.name != "none":
+        raise ConfigError(
+            f"agent={options.agent.name} has no imagined reward that agent.acquisition.name="
+            f"{options.agent.acquisition.name} could be part of: leave it out, or use another agent"
+        )
     if options.online_steps and options.data is None:
         raise ConfigError("online_steps: only a run from fixed data has a part that is collected later; use steps")
     _check_device(options.device)

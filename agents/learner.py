@@ -102,11 +102,15 @@ class Learner:
         return torch.autocast(self.world_model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def slow_down(self, factor: float) -> None:
-        """Set the learning rates of world model, actor and critic to `factor` times their configured values."""
-        rates = (self.options.train.model_rate, self.options.agent.actor_rate, self.options.agent.critic_rate)
-        optimizers = (self.model_optimizer, self.actor_optimizer, self.critic_optimizer)
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
+        """Set the learning rates of world model, actor, critic and bonus to `factor` times their configured values."""
+        agent = self.options.agent
+        for optimizer, rate in (
+            (self.model_optimizer, self.options.train.model_rate),
+            (self.actor_optimizer, agent.actor_rate),
+            (self.critic_optimizer, agent.critic_rate),
+            (self.bonus_optimizer, agent.acquisition.rate),
+        ):
+            for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = rate * factor
 
     def update_model(self, batch: Batch) -> tuple[State, dict[str, Tensor]]:
@@ -150,14 +154,21 @@ class Learner:
         return {f"policy/{name}": value for name, value in metrics.items()}
 
     def update_bonus(self, states: State, batch: Batch) -> dict[str, Tensor]:
-        """Let the bonus see real steps: one step down its loss, where it has one."""
+        """Let the bonus see real steps: one step down its loss, where it has one; then its scale and threshold follow.
+
+        A planner's scale follows the scores of real steps; that of a policy those of the steps that it imagines.
+        """
         if self.bonus is None:
             return {}
-        loss = self.bonus.learn(self.world_model, states, batch)
-        if loss is None or self.bonus_optimizer is None:
+        lesson = self.bonus.learn(self.world_model, states, batch, scale=self.options.agent.name == "planner")
+        if lesson is None:
             return {}
-        _, self.fault = apply_gradients(Descent(loss, self.bonus_optimizer, self.options.agent.clip, self.bonus))
-        return {"policy/bonus_loss": loss.detach()}
+        loss = lesson.loss if self.bonus_optimizer is not None else None
+        if loss is not None and self.bonus_optimizer is not None:
+            _, self.fault = apply_gradients(Descent(loss, self.bonus_optimizer, self.options.agent.clip, self.bonus))
+        if self.fault is None:
+            self.fault = self.bonus.accept(lesson.moved)
+        return {} if loss is None else {"policy/bonus_loss": loss.detach()}
 
     def _clone(self, states: State, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor towards the actions of the data."""

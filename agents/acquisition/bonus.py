@@ -1,10 +1,10 @@
 """An acquisition as part of the reward: one mechanism, plus explores and minus is pessimism. Names to acquisitions."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,16 @@ _BUILDERS: dict[str, Builder] = {
     "random_network": lambda model, options: RandomNetwork(model.family.width),
 }
 _OF_MEMBERS = ("disagreement", "sigma", "information_gain", "jensen_renyi", "task_aware")
+
+
+class Lesson(NamedTuple):
+    """What a bonus makes of real steps.
+
+    loss: a scalar to minimise, or None. moved: name of a buffer -> what it becomes once that step was accepted.
+    """
+
+    loss: Tensor | None
+    moved: dict[str, Tensor]
 
 
 @runtime_checkable
@@ -133,41 +143,60 @@ class Bonus(nn.Module):
     def apply_to(self, rollout: Rollout) -> tuple[Rollout, Tensor | None]:
         """The rollout with its new reward, and which steps are trusted: (B, H) bool, None for all. Moves the scale."""
         score = self.acquisition(rollout)  # (B, H)
-        self._follow_scale(score.detach())
-        trusted = None if self.quantile == 1 else (score.detach() <= self.threshold).cummin(1).values
+        self.scale.copy_(self._followed(self.scale, score.detach().std(), self.scale == 0))
+        trusted = None if self.quantile == 1 else self._trusted(score)
         return replace(rollout, reward=rollout.reward + self._addition(rollout, score)), trusted
 
-    def learn(self, world_model: WorldModel, states: State, batch: Batch) -> Tensor | None:
-        """Let the acquisition see real steps and move the threshold; a scalar to minimise, or None.
+    def trust(self, rollout: Rollout) -> Tensor:
+        """Which steps are trusted, (B, H) bool: no score above the threshold so far."""
+        return self._trusted(self.acquisition(rollout))
 
-        states: (B, T+1), the posterior states of `batch`.
+    def learn(self, world_model: WorldModel, states: State, batch: Batch, *, scale: bool = False) -> Lesson | None:
+        """Let the acquisition see real steps; what is to become of it, or None where there is nothing to learn.
+
+        states: (B, T+1), the posterior states of `batch`. scale: let the scale follow the scores of these steps, for
+        agents without a policy that imagines any.
         """
-        if not self._observes:
+        acquisition, scale = self.acquisition, scale and self.normalize
+        learner = self.acquisition if isinstance(self.acquisition, Learns) else None
+        if not (scale or self.quantile < 1 or learner is not None):
             return None
         observed = observe(world_model, states, batch)
-        if self.quantile < 1:
+        moved: dict[str, Tensor] = {}
+        if scale or self.quantile < 1:
             with torch.no_grad():
-                new = torch.quantile(self.acquisition(observed.rollout)[observed.mask], self.quantile)
-                first = torch.isinf(self.threshold)
-                self.threshold.copy_(torch.where(first, new, torch.lerp(self.threshold, new, FOLLOW)))
-        return self.acquisition.learn(observed) if isinstance(self.acquisition, Learns) else None
+                score = acquisition(observed.rollout)[observed.mask]
+                if scale:
+                    moved["scale"] = self._followed(self.scale, score.std(), self.scale == 0)
+                if self.quantile < 1:
+                    new = torch.quantile(score, self.quantile)
+                    moved["threshold"] = self._followed(self.threshold, new, torch.isinf(self.threshold))
+        return Lesson(None if learner is None else learner.learn(observed), moved)
+
+    @torch.no_grad()
+    def accept(self, moved: Mapping[str, Tensor]) -> str | None:
+        """Move scale and threshold to what a lesson says, or leave both and say what is not finite."""
+        bad = [name for name, value in moved.items() if not bool(torch.isfinite(value))]
+        if bad:
+            return f"{bad[0]} of the acquisition's scores of real steps"
+        for name, value in moved.items():
+            getattr(self, name).copy_(value)
+        return None
 
     def refresh(self, world_model: WorldModel, policy: Policy, start: State) -> None:
         """Let an acquisition that asks about the task follow the policy `policy` from `start` (B, ...)."""
         if isinstance(self.acquisition, TaskAware):
             self.acquisition.refresh(world_model, policy, start)
 
-    @property
-    def _observes(self) -> bool:
-        """Whether `learn` has anything to do."""
-        return self.quantile < 1 or isinstance(self.acquisition, Learns)
+    def _trusted(self, score: Tensor) -> Tensor:
+        return (score.detach() <= self.threshold).cummin(1).values
 
     def _addition(self, rollout: Rollout, score: Tensor) -> Tensor:
         known = self.scale.clamp(min=MIN_SCALE)
         scale = torch.where(self.scale > 0, known, 1.0) if self.normalize else 1.0
         return self.weight * score / scale + (self.reward - 1) * rollout.reward
 
-    @torch.no_grad()
-    def _follow_scale(self, score: Tensor) -> None:
-        new = score.std()
-        self.scale.copy_(torch.where(self.scale == 0, new, torch.lerp(self.scale, new, FOLLOW)))
+    @staticmethod
+    def _followed(old: Tensor, new: Tensor, first: Tensor) -> Tensor:
+        """A step of FOLLOW from `old` to `new`; all the way at the first time."""
+        return torch.where(first, new, torch.lerp(old, new, FOLLOW))

@@ -6,7 +6,7 @@ from agents.planners.gradient import Gradient
 from agents.planners.icem import ICEM
 from agents.planners.members import member_imagine
 from agents.planners.mppi import MPPI, exponential_weights
-from agents.planners.objective import Objective, plan_return
+from agents.planners.objective import Objective, plan_return, trusted_return
 from agents.planners.planner import PlanMemory, Planner
 from agents.planners.plans import CategoricalPlans, GaussianPlans, PlanFamily, colour, plan_family
 from agents.planners.search import Found, Search, elite_weights, ranked, refine
@@ -33,4 +33,5 @@ __all__ = [
     "plan_return",
     "ranked",
     "refine",
+    "trusted_return",
 ]

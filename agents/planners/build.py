@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from agents.acquisition import Bonus, TaskAware
 from agents.actor_critic import ActorCritic
 from agents.options import ActorCriticOptions, PlannerOptions
 from agents.planners.cem import CEM
@@ -17,8 +18,9 @@ from agents.planners.objective import Imagine, Objective
 from agents.planners.planner import Planner
 from agents.planners.plans import PlanFamily, plan_family
 from agents.planners.search import Search
+from worldmodels.errors import ConfigError
 from worldmodels.specs import ActionSpec
-from worldmodels.types import Acquisition, State
+from worldmodels.types import State
 from worldmodels.world_model import WorldModel
 
 
@@ -27,17 +29,20 @@ def build_planner(
     world_model: WorldModel,
     policy: ActorCritic,
     spec: ActionSpec,
-    bonus: Acquisition | None = None,
+    bonus: Bonus | None = None,
 ) -> Planner | None:
     """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone.
 
     bonus: what is added to each imagined reward, weight included.
-    Raises: ConfigError: `members` without an ensemble.
+    Raises: ConfigError: `members` without an ensemble, or a bonus that asks for the policy or the critic where there
+        is none.
     """
     if options.name not in ("planner", "planner_actor"):
         return None
     own = options.planner
     learned = options.name == "planner_actor"
+    if bonus is not None and not learned:
+        _check_alone(bonus)
     if own.members == "none":
         imagine: Imagine = partial(world_model.imagine, entropy=False, uncertainty=bonus is not None)
     else:
@@ -48,6 +53,7 @@ def build_planner(
         value=(lambda features: policy.slow_critic(features).mean) if learned else None,
         bonus=bonus,
         particles=own.particles,
+        trust=bonus.trust if bonus is not None and bonus.quantile < 1 else None,
     )
     return Planner(
         build_search(own, plan_family(spec, std=own.std, min_std=own.min_std)),
@@ -56,6 +62,19 @@ def build_planner(
         proposals=_proposals(world_model, policy, own.proposals) if learned and own.proposals else None,
         noise=own.noise,
     )
+
+
+def _check_alone(bonus: Bonus) -> None:
+    """Raise ConfigError where a bonus needs what only a learned policy and its critic can say."""
+    if isinstance(bonus.acquisition, TaskAware):
+        raise ConfigError(
+            "agent.acquisition.name=task_aware follows a policy, and agent=planner learns none: use agent=planner_actor"
+        )
+    if bonus.quantile < 1:
+        raise ConfigError(
+            f"agent.acquisition.quantile={bonus.quantile:g} ends a return with the critic's value, and agent=planner "
+            "learns no critic: use agent=planner_actor"
+        )
 
 
 def build_search(options: PlannerOptions, family: PlanFamily) -> Search:
@@ -78,6 +97,6 @@ def _proposals(world_model: WorldModel, policy: ActorCritic, count: int) -> Call
             action[:, 0] = policy.average_actor.mode(features.view(batch, count, -1)[:, 0])
             return action.flatten(0, 1)  # (B * count, A)
 
-        return world_model.imagine(many, act, horizon).action.unflatten(0, (batch, count))
+        return world_model.imagine(many, act, horizon, entropy=False).action.unflatten(0, (batch, count))
 
     return propose

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from agents.planners.search import Score
@@ -26,13 +27,28 @@ def plan_return(rollout: Rollout, gamma: float, value: Tensor | None = None, bon
     return total if value is None else total + weight[:, -1] * discount[:, -1] * value
 
 
+def trusted_return(
+    rollout: Rollout, gamma: float, value: Tensor, trusted: Tensor, bonus: Tensor | None = None
+) -> Tensor:
+    """sum_{t < n} w_t (r_t + bonus_t) + w_n value_n, n the number of trusted steps: `plan_return` where all H are.
+
+    Args: rollout: of N plans. value: (N, H+1), of every state. trusted: (N, H) bool, False from some step on.
+    Returns: (N,).
+    """
+    weight = torch.cat([torch.ones_like(value[:, :1]), gamma * rollout.continuation], 1).cumprod(1)  # (N, H+1)
+    reward = rollout.reward if bonus is None else rollout.reward + bonus
+    last = trusted.sum(1, keepdim=True)  # (N, 1)
+    return torch.where(trusted, weight[:, :-1] * reward, 0).sum(-1) + (weight * value).gather(1, last).squeeze(1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Scores plans in imagination.
 
-    imagine: the world model. gamma: discount. value: features (N, F) -> (N,), at the horizon's end; None for nothing.
+    imagine: the world model. gamma: discount. value: features (..., F) -> (...), where a plan ends; None for nothing.
     bonus: rollout -> (N, H), added to the reward, weight included: plus explores, minus is pessimism. particles:
-    rollouts for each plan, whose mean counts.
+    rollouts for each plan, whose mean counts. trust: rollout -> (N, H) bool; a plan's return ends before the first
+    step that is not trusted, with the value of the state there, so it needs `value`.
     """
 
     imagine: Imagine
@@ -40,6 +56,7 @@ class Objective:
     value: Callable[[Tensor], Tensor] | None = None
     bonus: Callable[[Rollout], Tensor] | None = None
     particles: int = 1
+    trust: Callable[[Rollout], Tensor] | None = None
 
     def of(self, state: State) -> Score:
         """The score of plans that begin in `state` (B, ...)."""
@@ -50,11 +67,16 @@ class Objective:
             start = State(_repeat(state.context, rows), _repeat(state.z, rows))
             flat = plans.unsqueeze(2).expand(-1, -1, self.particles, -1, -1).reshape(batch * rows, horizon, size)
             rollout = self.imagine(start, flat, horizon)
-            value = None if self.value is None else self.value(rollout.states.features[:, -1])
-            bonus = None if self.bonus is None else self.bonus(rollout)
-            return plan_return(rollout, self.gamma, value, bonus).view(batch, count, self.particles).mean(-1)
+            return self._worth(rollout).view(batch, count, self.particles).mean(-1)
 
         return score
+
+    def _worth(self, rollout: Rollout) -> Tensor:
+        bonus, features = None if self.bonus is None else self.bonus(rollout), rollout.states.features
+        if self.trust is not None and self.value is not None:
+            return trusted_return(rollout, self.gamma, self.value(features), self.trust(rollout), bonus)
+        value = None if self.value is None else self.value(features[:, -1])
+        return plan_return(rollout, self.gamma, value, bonus)
 
 
 def _repeat(x: Tensor, count: int) -> Tensor:

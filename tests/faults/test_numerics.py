@@ -235,6 +235,31 @@ def test_54_equal_rewards_say_little_about_how_far_imagined_ones_may_go(reward, 
     assert alarm.check(batch, imagined(low, high + 0.2))[0][EXCESS] == pytest.approx(0.1, abs=1e-5)
 
 
+@pytest.mark.parametrize("quantile", [1.0, 0.9])
+def test_54_returns_end_where_the_model_is_unsure_if_that_is_asked_for(quantile, tmp_path, monkeypatch):
+    sigma = ('agent.acquisition.name="sigma"', "agent.acquisition.weight=0.0", f"agent.acquisition.quantile={quantile}")
+    with tiny_run(tmp_path / "run", "agent.starts=64", *sigma) as (trainer, said):
+        trainer.save()
+        trainer.loop()
+        sane = abs(float(trainer.update()["policy/imagined_return"]))
+        imagine = trainer.agent.world_model.imagine
+
+        def biased(*args, **kwargs):
+            """From the second step on: a fortune, in places that no member knows."""
+            rollout = imagine(*args, **kwargs)
+            late = torch.tensor([0.0, 1.0, 1.0])
+            return replace(
+                rollout,
+                reward=rollout.reward + 24_353 * late,
+                epistemic_variance=rollout.epistemic_variance + 1e6 * late.unsqueeze(-1),
+            )
+
+        monkeypatch.setattr(trainer.agent.world_model, "imagine", biased)
+        found = float(trainer.update()["policy/imagined_return"])
+        assert any("imagined reward 2.43" in line for line in said())  # flagged all the same
+    assert abs(found) < 10 * sane + 10 if quantile < 1 else found > 20_000
+
+
 def test_54_a_biased_reward_head_is_flagged_in_the_same_iteration(tmp_path, monkeypatch):
     with tiny_run(tmp_path / "run") as (trainer, said):
         trainer.save()

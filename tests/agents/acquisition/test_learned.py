@@ -35,6 +35,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+class Fortune(torch.nn.Module):
+    """Scores 1,000 where the first action coordinate is large, else a little."""
+
+    def forward(self, rollout):
+        return torch.where(rollout.action[..., 0] > 0.5, 1_000.0, 0.4)
+
+
 @pytest.fixture
 def seen():
     model = make_model()
@@ -154,9 +161,10 @@ def test_task_aware_gain_is_the_gain_near_the_members_trajectories_and_nothing_f
     assert (score <= information_gain(rollout) + 1e-6).all()
 
 
-def learner_with(name, transition="same", **changes):
+def learner_with(name, transition="same", *, agent_name="actor_critic", **changes):
     model = make_model(transition=transition)
     agent = ActorCriticOptions(
+        name=agent_name,
         hidden=8,
         layers=1,
         bins=21,
@@ -219,6 +227,103 @@ def test_returns_end_with_the_value_before_what_is_not_trusted():
         losses.append(policy.losses(lambda *_, r=r: r, start, bonus))
     torch.testing.assert_close(losses[0].critic, losses[1].critic)
     torch.testing.assert_close(losses[0].metrics["imagined_return"], losses[1].metrics["imagined_return"])
+
+
+@pytest.mark.parametrize("name", ["disagreement", "rnd"])
+def test_a_threshold_that_is_no_number_is_never_taken(name):
+    learner = learner_with(name, quantile=0.9)
+    learner.update(window(action=CONTINUOUS))
+    before = {k: v.clone() for k, v in learner.bonus.state_dict().items()}
+    assert torch.isfinite(before["threshold"])
+    real = learner.bonus.acquisition
+    broken = real.forward if isinstance(real, torch.nn.Module) else real
+    spoiled = lambda rollout: broken(rollout) * torch.nan  # noqa: E731
+    if isinstance(real, torch.nn.Module):
+        real.forward = spoiled
+    else:
+        learner.bonus.acquisition = spoiled
+    learner.update(window(action=CONTINUOUS))
+    after = learner.bonus.state_dict()
+    assert learner.fault is not None and learner.skipped == 1
+    assert not [key for key in before if not torch.equal(before[key], after[key])]
+
+
+def test_a_threshold_waits_for_the_step_of_its_acquisition():
+    learner = learner_with("rnd", quantile=0.9)
+    learner.update(window(action=CONTINUOUS))
+    before = learner.bonus.threshold.clone()
+    handle = learner.bonus.acquisition.predictor[0].weight.register_hook(lambda gradient: gradient * torch.nan)
+    learner.update(window(action=CONTINUOUS))
+    assert learner.fault is not None and "gradient of acquisition.predictor" in learner.fault
+    assert torch.equal(learner.bonus.threshold, before)
+    handle.remove()
+    learner.update(window(action=CONTINUOUS))
+    assert learner.fault is None and not torch.equal(learner.bonus.threshold, before)
+
+
+def test_a_bonus_that_learns_slows_down_with_the_rest():
+    learner = learner_with("rnd")
+    learner.slow_down(0.25)
+    for optimizer, rate in (
+        (learner.bonus_optimizer, learner.options.agent.acquisition.rate),
+        (learner.model_optimizer, learner.options.train.model_rate),
+    ):
+        assert [group["lr"] for group in optimizer.param_groups] == [rate / 4] * len(optimizer.param_groups)
+
+
+def test_the_bonus_of_a_planner_has_the_scale_of_real_steps():
+    learner = learner_with("disagreement", agent_name="planner")
+    batch = window(action=CONTINUOUS)
+    learner.update(batch)
+    states = learner.world_model.infer(batch).detach()
+    assert float(learner.bonus.scale) > 0
+    observed = observe(learner.world_model, states, batch)
+    scores = learner.bonus.acquisition(observed.rollout)[batch.mask]
+    learner.bonus.scale.zero_()
+    learner.update_bonus(states, batch)
+    torch.testing.assert_close(learner.bonus.scale, scores.std())
+    torch.testing.assert_close(learner.bonus(observed.rollout)[batch.mask].std(), torch.tensor(1.0), rtol=1e-4, atol=0)
+    plain = learner_with("disagreement", agent_name="planner", normalize=False)
+    plain.update(batch)
+    assert float(plain.bonus.scale) == 0, "without `normalize` there is none"
+
+
+def test_a_planner_plans_no_further_than_it_trusts():
+    """Steps with a large first coordinate pay a fortune and are not trusted; all others pay a little."""
+    model = make_model()
+    options = ActorCriticOptions(
+        name="planner_actor", hidden=8, planner=PlannerOptions(horizon=3, samples=60, iterations=4, noise=0.0)
+    )
+    policy = ActorCritic(model.features_size, CONTINUOUS, options)
+    start = State(torch.randn(4, model.temporal_prior.context_size), torch.randn(4, model.family.width))
+    found = {}
+    for quantile in (1.0, 0.9):
+        bonus = Bonus(Fortune(), weight=1.0, reward=0.0, normalize=False, quantile=quantile)
+        bonus.threshold.fill_(0.5)
+        planner = build_planner(options, model, policy, CONTINUOUS, bonus)
+        torch.manual_seed(0)
+        found[quantile] = planner.act(start, None, deterministic=True)[0][:, 0]
+    assert found[1.0].min() > 0.5 and found[0.9].max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "quantile", "message"),
+    [
+        ("task_aware", 1.0, "task_aware follows a policy"),
+        ("sigma", 0.9, r"quantile=0\.9 ends a return with the critic"),
+    ],
+)
+def test_a_planner_without_a_policy_refuses_what_only_a_policy_can_answer(name, quantile, message):
+    model = make_model()
+    bonus = build_bonus(AcquisitionOptions(name=name, quantile=quantile), model)
+    for agent in ("planner", "planner_actor"):
+        options = ActorCriticOptions(name=agent, hidden=8)
+        policy = ActorCritic(model.features_size, CONTINUOUS, options)
+        if agent == "planner":
+            with pytest.raises(ConfigError, match=f"{message}.* use agent=planner_actor"):
+                build_planner(options, model, policy, CONTINUOUS, bonus)
+        else:
+            assert build_planner(options, model, policy, CONTINUOUS, bonus) is not None
 
 
 def test_a_planner_plans_for_the_bonus():

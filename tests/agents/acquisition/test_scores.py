@@ -245,7 +245,9 @@ def test_threshold_is_the_quantile_of_real_steps():
     batch = window(action=ACTIONS["continuous"])
     states = model.infer(batch).detach()
     bonus = Bonus(disagreement, weight=0.0, reward=1.0, normalize=False, quantile=0.8)
-    assert bonus.learn(model, states, batch) is None
+    lesson = bonus.learn(model, states, batch)
+    assert lesson.loss is None and torch.isinf(bonus.threshold), "it moves once the step was accepted"
+    assert bonus.accept(lesson.moved) is None
     scores = disagreement(observe(model, states, batch).rollout)[batch.mask]
     assert float((scores <= bonus.threshold).float().mean()) == pytest.approx(0.8, abs=1 / len(scores))
 

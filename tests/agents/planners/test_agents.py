@@ -45,6 +45,14 @@ def test_stopped_and_resumed_equals_uninterrupted(name, env, search, tmp_path, m
         assert hashes(trainer) == whole
 
 
+def test_proposals_cost_no_entropy(tmp_path, monkeypatch):
+    with tiny_run(tmp_path / "run", options=options("planner_actor")) as (trainer, _):
+        agent = trainer.agent
+        monkeypatch.setattr(agent.world_model.family, "entropy", lambda raw: pytest.fail("nobody reads it"))
+        obs = {"obs": np.zeros((2, 4), np.float32)}
+        agent.act(obs, agent.initial_carry(2), np.ones(2, bool), deterministic=True)
+
+
 @pytest.mark.parametrize("search", ["cem", "icem", "mppi", "gradient"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_every_search_acts_in_the_agent_and_predicts_valid_actions(search, env, tmp_path):

@@ -1,6 +1,7 @@
 """The planner around the search: memory, exploration, what a plan is worth; and the pure functions under it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from agents.planners import (
     elite_weights,
     exponential_weights,
     plan_return,
+    trusted_return,
 )
 from tests.agents.planners.systems import CONTINUOUS, DISCRETE, HORIZON, Linear, searches
 from worldmodels.types import Rollout, State
@@ -135,6 +137,22 @@ def test_plan_return_against_a_slow_sum():
             total += weight * float(r.reward[n, t] + bonus[n, t])
             weight *= 0.9 * float(r.continuation[n, t])
         assert float(plan_return(r, 0.9, value, bonus)[n]) == pytest.approx(total + weight * float(value[n]), rel=1e-5)
+
+
+def test_trusted_return_against_a_slow_sum():
+    r, value, bonus = rollout(), torch.randn(3, 5), torch.rand(3, 4)
+    trusted = torch.tensor([[True, True, False, False], [False] * 4, [True] * 4])
+    found = trusted_return(r, 0.9, value, trusted, bonus)
+    for n, last in enumerate((2, 0, 4)):
+        weight, total = 1.0, 0.0
+        for t in range(last):
+            total += weight * float(r.reward[n, t] + bonus[n, t])
+            weight *= 0.9 * float(r.continuation[n, t])
+        assert float(found[n]) == pytest.approx(total + weight * float(value[n, last]), rel=1e-5)
+    assert float(found[2]) == pytest.approx(float(plan_return(r, 0.9, value[:, -1], bonus)[2]), rel=1e-6)
+    spoiled = r.reward.clone()
+    spoiled[0, 2:] = 1e9  # what is not trusted is not counted
+    assert trusted_return(replace(r, reward=spoiled), 0.9, value, trusted, bonus)[0] == found[0]
 
 
 def test_a_bonus_turns_the_plan_and_its_sign_turns_it_back():
