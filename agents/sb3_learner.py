@@ -111,7 +111,8 @@ class Sb3Policy(nn.Module):
         }
 
     def forget(self) -> None:
-        """Drop the imagined transitions that are kept: at every checkpoint, so that they need not be saved."""
+        """Drop what was dreamt and is kept, transitions and returns: at every checkpoint, so that it is not saved."""
+        self.algorithm.ep_info_buffer = self.algorithm.ep_success_buffer = None
         if isinstance(self.algorithm, OffPolicyAlgorithm) and self.algorithm.replay_buffer is not None:
             self.algorithm.replay_buffer.reset()
 

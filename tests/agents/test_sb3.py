@@ -9,6 +9,8 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents import Agent
+from agents.cli import main
+from agents.log import read_metrics
 from agents.options import Sb3Options
 from agents.sb3_learner import KINDS, Sb3Policy
 from envs.options import EnvOptions
@@ -21,6 +23,9 @@ SMALL = [
     *("agent.sb3.every=3", "agent.sb3.steps=32", "agent.sb3.num_envs=8", "agent.sb3.horizon=3"),
     *("agent.sb3.hidden=8", "agent.sb3.layers=1", "agent.sb3.batch=16", "agent.sb3.gradient_steps=2"),
 ]
+
+
+CLOCKS = ("wall_s", "evaluation/seconds")
 
 
 def options(algorithm):
@@ -53,7 +58,7 @@ def test_a_run_learns_is_loaded_and_acts(algorithm, tmp_path):
     "algorithm", [*("PPO", "SAC", "DQN"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("A2C", "TD3"))]
 )
 def test_a_resumed_run_is_the_run_that_was_never_stopped(algorithm, tmp_path):
-    finals = []
+    finals, logged = [], []
     for stopped in (False, True):
         run = tmp_path / str(stopped)
         with tiny_run(run, "steps=80" if stopped else "steps=120", options=options(algorithm)) as (trainer, _):
@@ -67,7 +72,9 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(algorithm, tmp_path):
                 trainer.resume()
                 trainer.loop()
                 finals.append(hashes(trainer))
+        logged.append([{k: v for k, v in line.items() if k not in CLOCKS} for line in read_metrics(run)])
     assert finals[0] == finals[1]
+    assert logged[0] == logged[1] and sum("policy/imagined_return" in line for line in logged[0]) > 2
 
 
 def test_the_state_of_another_algorithm_is_refused():
@@ -116,8 +123,6 @@ def test_sessions_begin_from_the_states_given_and_what_was_dreamt_is_kept_until_
 
 
 def test_the_command_line_takes_it_and_a_wrong_algorithm_is_one_line(tmp_path, capsys):
-    from agents.cli import main
-
     few = ["steps=60", "train.warmup_steps=30", "train.warmup_updates=2", "evaluation.every=0"]
     words = ["train", "agent=sb3", "env=pendulum", "agent.sb3.algorithm=DQN", f"run={tmp_path / 'a'}", *few]
     assert main(words) == 2
@@ -125,6 +130,14 @@ def test_the_command_line_takes_it_and_a_wrong_algorithm_is_one_line(tmp_path, c
     assert not (tmp_path / "a").exists()
     assert main(["train", "agent=sb3", "agent.sb3.algorithm=PPOO"]) == 2
     assert "agent.sb3.algorithm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sb3", "cloning"])
+def test_an_acquisition_that_would_be_left_out_is_refused(name, tmp_path, capsys):
+    data = [] if name == "sb3" else [f"data={train_tiny(tmp_path / 'data')}"]
+    words = ["train", f"agent={name}", "agent.acquisition.name=sigma", f"run={tmp_path / 'a'}", *data]
+    assert main(words) == 2
+    assert f"agent={name} has no imagined reward" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
 def test_nothing_of_stable_baselines_is_in_the_run_folder(tmp_path):
