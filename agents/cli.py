@@ -42,7 +42,6 @@ def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module
     from agents.experiment import open_run
 
     with open_run(options) as run:
-        print(f"run folder: {run}", flush=True)
         from agents.log import Logger
         from agents.progress import Progress
         from agents.trainer import train
@@ -97,7 +96,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     env = None if exported else _env_options(args)
     for file in (args.json, args.video):
         _check_output(file)
-    from agents.evaluate import EVALUATION_FILE, evaluate, write_evaluation
+    from agents.evaluate import EVALUATION_FILE, evaluate, kept_card, write_evaluation
 
     if exported and args.card:
         raise ConfigError(f"--card is about a world model, and {args.folder} holds a policy of Stable-Baselines3 alone")
@@ -116,13 +115,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         deterministic=not args.stochastic,
     )
     print(result.table())
-    extra = {}
+    stored = Path(args.folder) / EVALUATION_FILE
+    extra = kept_card(stored, result)
     if args.card:
         from agents.card import card, table
 
-        extra = card(agent, env)
-        print(f"\n{table(extra)}\n")
-    for file in (Path(args.folder) / EVALUATION_FILE, args.json):
+        measured = card(agent, env)
+        extra |= measured | {"card_env_id": env.id}
+        print(f"\n{table(measured)}\n")
+    for file in (stored, args.json):
         if file is not None:
             print(f"{'written':<20}{write_evaluation(file, result, extra)}")
     if args.video is not None:
@@ -161,7 +162,7 @@ def _imagine(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from agents.compose import presets
     from agents.experiment import load_options
-    from envs.doctor import examine
+    from envs.doctor import Finding, examine
 
     given = [f"env={args.env}" if args.env in presets("env") else f"env.id={args.env}", *args.overrides]
     checkup = examine(load_options(given).env, steps=args.steps, seed=args.seed, timeout_s=args.timeout)
@@ -170,8 +171,10 @@ def _doctor(args: argparse.Namespace) -> int:
     if checkup.env is None or checkup.play is None:
         print("\nMend this first: nothing more can be said until it can be played.")
         return USER_ERROR
-    from agents.proposal import propose
+    from agents.proposal import busy, propose
 
+    if (crowded := busy()) is not None:
+        print(Finding("note", "machine", crowded), flush=True)
     checkup.env.close()
     step_s = float(sorted(checkup.play.step_s)[len(checkup.play.step_s) // 2])
     print(f"\n{propose(given, checkup.env.obs_specs, checkup.env.action_spec, step_s=step_s)}")

@@ -39,7 +39,8 @@ class Comparison:
 
     tasks: environment ids. scores: method -> (runs, tasks). raw where there is one task, else normalised by `ranges`,
     task -> (score that counts 0, score that counts 1). improvement: (X, Y) -> probability that a run of X beats one of
-    Y on a task, with its interval. sources: method -> what its scores are, in words.
+    Y on a task, with its interval. sources: method -> what its scores are, in words. warning: one line where scores are
+    means of different numbers of episodes, else None.
     """
 
     tasks: list[str]
@@ -48,6 +49,7 @@ class Comparison:
     summaries: list[MethodSummary]
     improvement: dict[tuple[str, str], tuple[float, Interval]]
     sources: dict[str, str]
+    warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -60,6 +62,7 @@ class Comparison:
                 for (x, y), (p, interval) in self.improvement.items()
             ],
             "sources": self.sources,
+            "warning": self.warning,
         }
 
     def table(self) -> str:
@@ -74,6 +77,7 @@ class Comparison:
             lines.append(f"P({x} > {y}) = {p:.2f}, 95 % interval {_interval(interval)}")
         lines += [f"score 0 and 1 on {task}: {low:,.4g} and {high:,.4g}" for task, (low, high) in self.ranges.items()]
         lines += [f"score of {method}: {source}" for method, source in self.sources.items()]
+        lines += [] if self.warning is None else [f"warning: {self.warning}"]
         return "\n".join(lines)
 
 
@@ -108,7 +112,7 @@ def compare(
         interval = _improvement_interval(*pair, seed) if min(map(len, pair)) > 1 else None
         improvement[x, y] = (float(metrics.probability_of_improvement(*pair)), interval)
     sources = {method: ", ".join(dict.fromkeys(r.source for r in runs if r.method == method)) for method in scores}
-    return Comparison(tasks, scores, used, summaries, improvement, sources)
+    return Comparison(tasks, scores, used, summaries, improvement, sources, _uneven(runs))
 
 
 def performance_profile(comparison: Comparison, points: int = 101) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -159,6 +163,19 @@ def _arrange(runs: Sequence[RunScore]) -> tuple[list[str], dict[str, dict[str, l
             listed = ", ".join(f"{task}: {count}" for task, count in counts.items())
             raise ConfigError(f"{method}: expected as many runs on each task, got {listed}")
     return tasks, table
+
+
+def _uneven(runs: Sequence[RunScore]) -> str | None:
+    """What to know where some scores are means of fewer evaluation episodes than others."""
+    counts = sorted({run.episodes for run in runs if run.episodes is not None})
+    if len(counts) < 2:
+        return None
+    fewest = sum(run.episodes == counts[0] for run in runs)
+    unit = "episode" if counts[0] == 1 else "episodes"
+    return (
+        f"{fewest} of {len(runs)} scores are of {counts[0]} evaluation {unit}, others of "
+        f"up to {counts[-1]}: the fewer, the more chance is in them; `wm evaluate RUN --episodes {counts[-1]}` evens it"
+    )
 
 
 def _ranges(

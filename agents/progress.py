@@ -40,16 +40,17 @@ class Progress:
         self._step = max(step, self._step)
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._step, text=self._returns(), speed=self._speed(now - self._began)
-            )
+            text = "  ".join(part for part in (self._beyond(), self._returns()) if part)
+            done = min(self._step, self.total)
+            self._bar.update(self._task, completed=done, text=text, speed=self._speed(now - self._began))
         elif "evaluation" in new or now - self._last >= LINE_EVERY_S:
             self._last = now
             print(self.line(now - self._began), file=self._stream, flush=True)
 
     def line(self, seconds: float) -> str:
         """Return `step 1,000 of 5,000  return 35.2  212 steps/s  19 s left`, `seconds` after the start."""
-        parts = [f"step {self._step:,} of {self.total:,}", self._returns(), self._speed(seconds)]
+        count = f"step {min(self._step, self.total):,} of {self.total:,}"
+        parts = [count, self._beyond(), self._returns(), self._speed(seconds)]
         if self._start < self._step < self.total:
             left = seconds * (self.total - self._step) / (self._step - self._start)
             parts.append(f"{duration(left)} left")
@@ -67,6 +68,11 @@ class Progress:
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.stop()
+
+    def _beyond(self) -> str:
+        """What is played beyond the budget: every episode goes on to its end."""
+        over = self._step - self.total
+        return f"+{over:,} to finish" if over > 0 else ""
 
     def _speed(self, seconds: float) -> str:
         speed = (self._step - self._start) / seconds if seconds > 0 else 0.0

@@ -1,6 +1,7 @@
 """A starting configuration for an environment that was examined, and what it costs: measured on this machine."""
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,19 @@ def propose(given: Sequence[str], obs_specs: Mapping[str, ObsSpec], action: Acti
     seconds = {"collecting": STEPS * collecting, "learning": _updates(options, STEPS) * update_s}
     own = [line for line in given if not line.startswith(("env=", "env.id="))]
     return Proposal(options, [*own, *overrides], encoder, parameters, row * capacity, seconds)
+
+
+def busy() -> str | None:
+    """What to know about measured times where more processes want to run than there are processors, else None."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= processors:
+        return None
+    return (
+        f"busy: {load:.1f} processes have shared {processors} processors over the last minute, so times measured now "
+        "are too long; ask again when it is idle"
+    )
 
 
 def _sizes(obs_specs: Mapping[str, ObsSpec]) -> tuple[str, list[str]]:

@@ -29,6 +29,8 @@ EPISODES = 100
 """Episodes of a Monitor file whose mean is the score, as in Stable-Baselines3's `ep_rew_mean`."""
 
 Curve = list[tuple[int, float]]
+Found = tuple[str | None, float, Curve, str, int | None]
+"""Task, score, curve, source and episodes, as in `RunScore`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RunScore:
 
     method: its name in the comparison. task: environment id, or None where the files do not say. score: a return.
     curve: (environment steps, return) in order, empty where none was logged. source: what the score is, in words.
+    episodes: evaluation episodes that it is the mean of; None where it is something else.
     """
 
     method: str
@@ -44,6 +47,7 @@ class RunScore:
     score: float
     curve: Curve
     source: str
+    episodes: int | None = None
 
 
 def read_run(argument: str, *, metric: str | None = None) -> RunScore:
@@ -63,13 +67,13 @@ def read_run(argument: str, *, metric: str | None = None) -> RunScore:
     name = path.resolve().name if path.is_dir() else path.resolve().parent.name
     method = method if equals else re.sub(r"(?<=.)[-_. ]?(seed|s)?[-_. ]?\d+$", "", name)
     try:
-        task, score, curve, source = _read(path, metric)
+        task, score, curve, source, episodes = _read(path, metric)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return RunScore(method, task, score, curve, source)
+    return RunScore(method, task, score, curve, source, episodes)
 
 
-def _read(path: Path, metric: str | None) -> tuple[str | None, float, Curve, str]:
+def _read(path: Path, metric: str | None) -> Found:
     readers: tuple[tuple[str, Callable[..., Any]], ...] = (
         ("metrics.jsonl", lambda files: _from_lines(files[-1], metric)),
         ("*monitor.csv", _from_monitor),
@@ -89,7 +93,7 @@ def _read(path: Path, metric: str | None) -> tuple[str | None, float, Curve, str
     )
 
 
-def _from_evaluation(run: Path) -> tuple[str | None, float, Curve, str]:
+def _from_evaluation(run: Path) -> Found:
     """A run folder of this project that has been evaluated."""
     with (run / "evaluation.json").open(encoding="utf-8") as file:
         evaluation = json.load(file)
@@ -100,15 +104,15 @@ def _from_evaluation(run: Path) -> tuple[str | None, float, Curve, str]:
     curve = _curve(_lines(lines), None, lines) if lines.is_file() else []
     episodes = evaluation.get("episodes")
     measured = "one evaluation episode" if episodes == 1 else f"mean of {episodes} evaluation episodes"
-    return evaluation.get("env_id"), float(score), curve, measured
+    return evaluation.get("env_id"), float(score), curve, measured, episodes if isinstance(episodes, int) else None
 
 
-def _from_lines(file: Path, metric: str | None) -> tuple[str | None, float, Curve, str]:
+def _from_lines(file: Path, metric: str | None) -> Found:
     """A metrics.jsonl: one JSON object with a step a line."""
     return _tail(None, _curve(_lines(file), metric, file))
 
 
-def _from_monitor(files: list[Path]) -> tuple[str | None, float, Curve, str]:
+def _from_monitor(files: list[Path]) -> Found:
     """Stable-Baselines3's Monitor: a comment line of JSON, then r (return), l (length), t (seconds) an episode."""
     episodes: list[tuple[float, float, int]] = []
     task = None
@@ -130,10 +134,10 @@ def _from_monitor(files: list[Path]) -> tuple[str | None, float, Curve, str]:
     steps = np.cumsum([length for _, _, length in episodes]).tolist()
     curve = [(int(step), result) for step, (_, result, _) in zip(steps, episodes, strict=True)]
     last = [result for _, result, _ in episodes[-EPISODES:]]
-    return task, float(np.mean(last)), curve, f"mean of the last {len(last)} training episodes"
+    return task, float(np.mean(last)), curve, f"mean of the last {len(last)} training episodes", None
 
 
-def _from_events(files: list[Path], metric: str | None) -> tuple[str | None, float, Curve, str]:
+def _from_events(files: list[Path], metric: str | None) -> Found:
     """TensorBoard's event files of one folder."""
     from agents.log import read_events
 
@@ -174,9 +178,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tail(task: str | None, curve: Curve) -> tuple[str | None, float, Curve, str]:
+def _tail(task: str | None, curve: Curve) -> Found:
     last = [value for _, value in curve[-TAIL:]]
-    return task, float(np.mean(last)), curve, f"mean of the last {len(last)} logged returns"
+    return task, float(np.mean(last)), curve, f"mean of the last {len(last)} logged returns", None
 
 
 def _number(value: Any) -> bool:  # noqa: ANN401 - whatever a file holds

@@ -14,7 +14,7 @@ from agents.agent import Agent
 from agents.alarm import RewardAlarm
 from agents.collector import Collector
 from agents.data import fill
-from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, write_evaluation
+from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, kept_card, write_evaluation
 from agents.learner import Learner, dump_batch
 from agents.log import TRAIN_RETURN, Logger
 from agents.options import TrainOptions
@@ -68,6 +68,7 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
                 if options.data is not None:
                     trainer.notes(fill(trainer.replay, options.data, trainer.agent))
                 trainer.begin(again=resume)
+            trainer.notes([f"run folder: {run}"])
             trainer.loop()
             return trainer.finish()
         except KeyboardInterrupt as error:
@@ -245,7 +246,8 @@ class Trainer:
         if self.best["tensors"]:
             kept.train_steps = self.best["json"]["step"]
         result = self._measure(kept, options.final_episodes, options.seed + FINAL_SEED)
-        write_evaluation(self.run / EVALUATION_FILE, result)
+        file = self.run / EVALUATION_FILE
+        write_evaluation(file, result, kept_card(file, result))
         self.logger.log(self.step, {k.replace("evaluation", "final", 1): v for k, v in result.metrics().items()})
         self._draw(kept)
         return TrainResult(result, self.run)

@@ -180,7 +180,6 @@ def test_train_hands_over_checked_options_and_a_locked_folder(trainer, capsys):
     [(options, run, resume)] = trainer.calls
     assert (options.env.id, options.steps, options.seed, resume) == ("Pendulum-v1", 70, 3, False)
     assert recorded_options("here") == options
-    assert "run folder: here" in text(capsys)[0]
     assert run == Path("here")
 
 
@@ -329,6 +328,25 @@ def test_evaluate_prints_a_table_and_writes_both_files(agent, elsewhere, capsys)
     assert f"{stored['mean']:,.2f}" in out and "6 (seeds 9 to 14)" in out
 
 
+@pytest.mark.parametrize(("card_of", "kept"), [(1234, True), (999, False)])
+def test_a_card_stays_with_its_checkpoint_and_goes_with_another(card_of, kept, agent, elsewhere):
+    stored = agent / "evaluation.json"
+    stored.write_text(json.dumps({"train_steps": card_of, "mean": -7.0, "gap_auroc": 0.5, "ood": {"offset": {}}}))
+    assert main(["evaluate", str(agent), "--episodes", "3", "--seed", "5", "--json", "copy.json"]) == 0
+    found = json.loads(stored.read_text())
+    assert {"gap_auroc": 0.5, "ood": {"offset": {}}}.items() <= found.items() if kept else "gap_auroc" not in found
+    assert found["train_steps"] == 1234 and found["mean"] != -7.0 and len(found["returns"]) == 3
+    assert json.loads((elsewhere / "copy.json").read_text()) == found
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\x00", None])
+def test_a_damaged_evaluation_is_replaced(content, agent):
+    if content is not None:
+        (agent / "evaluation.json").write_text(content)
+    assert main(["evaluate", str(agent), "--episodes", "3"]) == 0
+    assert json.loads((agent / "evaluation.json").read_text())["episodes"] == 3
+
+
 def test_stochastic_is_handed_on(agent):
     assert main(["evaluate", str(agent), "--episodes", "6"]) == 0
     sure = json.loads((agent / "evaluation.json").read_text())["returns"]
@@ -392,11 +410,18 @@ def test_an_id_with_a_module_is_used_once_it_is_named(agent, elsewhere, capsys, 
 
 def test_the_doctor_says_what_is_wrong_and_how_to_begin(monkeypatch, capsys):
     monkeypatch.setattr("agents.proposal._measured", lambda options: (1e-3, 1e-2, 7))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 9.0, 9.0))
     assert main(["doctor", "--env", "worldmodels/ProbePolicy-v0", "--steps", "50"]) == 0
     out, _ = text(capsys)
     assert (
         "\nbegin with                wm train env.id=worldmodels/ProbePolicy-v0\n" in out and "nothing to mend" in out
     )
+    assert "busy" not in out
+    monkeypatch.setattr("os.getloadavg", lambda: (8 * os.cpu_count(), 0.0, 0.0))
+    assert main(["doctor", "--env", "worldmodels/ProbePolicy-v0", "--steps", "50"]) == 0
+    out, _ = text(capsys)
+    [line] = [line for line in out.splitlines() if line.startswith("note  machine")]
+    assert f"busy: {8 * os.cpu_count():.1f} processes have shared {os.cpu_count()} processors" in line
     assert main(["doctor", "--env", "worldmodels/Faulty-v0", "env.kwargs={fault: raises}"]) == 2
     out, _ = text(capsys)
     assert "\nwrong contract" in out and "Mend this first" in out
@@ -414,8 +439,8 @@ TINY = [
 
 def test_from_an_empty_folder_to_a_film(capsys):
     assert main(TINY) == 0
-    out, _ = text(capsys)
-    assert "mean return" in out and "learning_curve.png" in out
+    out, err = text(capsys)
+    assert "mean return" in out and "learning_curve.png" in out and "run folder: here\n" in err
     assert main(["train", "resume=true", "run=here", "steps=150"]) == 0
     assert "resuming from step 1" in text(capsys)[1]
     assert main(["evaluate", "here", "--episodes", "4", "--video", "episode.gif"]) == 0
@@ -424,6 +449,14 @@ def test_from_an_empty_folder_to_a_film(capsys):
     assert main(["imagine", "here", "--out", "dream.gif", "--horizon", "5", "--context", "3"]) == 0
     assert all(Path(name).stat().st_size > 1000 for name in ("dream.gif", "episode.gif", "here/learning_curve.png"))
     assert main(["evaluate", "here", "--env", "Pendulum-v1"]) == 2
+
+
+def test_the_run_folder_is_named_once_there_is_one(capsys):
+    refused = ["train", "agent=sb3", "env=pendulum", "agent.sb3.algorithm=DQN", "run=nowhere"]
+    assert main(refused) == 2
+    assert "DQN cannot do" in text(capsys)[1] and not Path("nowhere").exists()
+    main(refused)
+    assert "run folder" not in "".join(text(capsys))
 
 
 def test_a_signal_in_training_leaves_a_run_that_can_be_resumed():  # FAULTS 3

@@ -19,12 +19,12 @@ def score(method, value, task="T-v0", curve=()):
     return RunScore(method, task, value, list(curve), "made up")
 
 
-def finished_run(folder, returns, env_id="CartPole-v1"):
+def finished_run(folder, returns, env_id="CartPole-v1", episodes=7):
     folder.mkdir(parents=True)
     with Logger(folder, tensorboard=False) as logger:
         for step, value in enumerate(returns, 1):
             logger.log(100 * step, {"evaluation/mean": value, "train/return": 1.0})
-    evaluation = {"env_id": env_id, "episodes": 7, "mean": float(returns[-1])}
+    evaluation = {"env_id": env_id, "episodes": episodes, "mean": float(returns[-1])}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return folder
 
@@ -106,6 +106,18 @@ def test_a_run_of_ours_is_its_final_evaluation_and_its_curve(tmp_path):
     assert (run.method, run.task, run.score) == ("x", "CartPole-v1", 9.0)
     assert run.curve == [(100, 1.0), (200, 2.0), (300, 9.0)]
     assert run.source == "mean of 7 evaluation episodes"
+
+
+def test_scores_of_a_few_episodes_beside_those_of_many_are_warned_of(tmp_path, capsys):
+    many = [str(finished_run(tmp_path / f"many-seed{k}", [5.0], episodes=100)) for k in range(2)]
+    few = [str(finished_run(tmp_path / f"few-seed{k}", [9.0], episodes=1)) for k in range(2)]
+    assert main(["compare", *many, *few, "--json", str(tmp_path / "c.json")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert line.startswith("warning: 2 of 4 scores are of 1 evaluation episode, others of up to 100")
+    assert json.loads((tmp_path / "c.json").read_text())["warning"] in line
+    for alike in (many, few):
+        assert main(["compare", *alike]) == 0
+        assert "warning" not in capsys.readouterr().out
 
 
 def test_monitor_files_are_read_as_stable_baselines_writes_them(tmp_path):

@@ -197,6 +197,12 @@ def test_the_time_left_is_measured_from_where_the_run_went_on():
     assert progress.line(20.0) == "step 3,000 of 3,000  100 steps/s"
 
 
+def test_what_is_played_beyond_the_budget_is_said_and_not_counted_against_it():
+    progress = Progress(300, stream=io.StringIO())
+    progress.update(330, {"train/return": 30.0})
+    assert progress.line(10.0) == "step 300 of 300  +30 to finish  return 30  33 steps/s"
+
+
 def test_a_bar_on_a_terminal():
     class Terminal(io.StringIO):
         def isatty(self):
@@ -206,9 +212,10 @@ def test_a_bar_on_a_terminal():
     progress = Progress(100, stream=stream)
     progress.update(50, {"train/return": 7.0})
     progress.say("a line of its own")
-    progress.update(100)
+    progress.update(104)
     progress.close()
-    assert "100/100" in stream.getvalue() and "return 7" in stream.getvalue()
+    assert "100/100" in stream.getvalue() and "return 7" in stream.getvalue() and "+4 to finish" in stream.getvalue()
+    assert "104/100" not in stream.getvalue()
     assert "a line of its own" in stream.getvalue()
 
 
