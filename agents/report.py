@@ -152,6 +152,8 @@ def _card(run: Path, evaluation: Mapping[str, Any] | None) -> str:
         for name, text, mark, words in (row for key, value in known.items() for row in _verdicts(key, value))
     )
     picture = _image(_png(lambda f: _draw_card(f, known)), "the card as plots")
+    where = None if evaluation is None else evaluation.get("card_env_id")
+    head += "" if where is None else f"<p>Measured in {escape(str(where))}.</p>"
     return f"{head}<table>{rows}</table>{picture}"
 
 

@@ -72,10 +72,11 @@ def test_what_was_not_measured_is_said_and_how_to_measure_it(run):
 def test_the_card_gets_a_verdict_for_each_figure(run):
     file = run / "evaluation.json"
     before = file.read_text()
-    file.write_text(json.dumps(json.loads(before) | CARD))
+    file.write_text(json.dumps(json.loads(before) | CARD | {"card_env_id": "Windy<b>-v0"}))
     words = page_of(run).words
     file.write_text(before)
     for text in (
+        "Measured in Windy<b>-v0.",
         "tells new from noisy (AUROC)0.990what it has not seen stands out",
         "0.300do not rely on it: at most 0.10",
         "1 step ahead0.800unsure where it errs",

@@ -1,5 +1,7 @@
 """The loop: when it learns, what it learns from, what it keeps. Resume and seeds: tests/faults/test_trainer.py."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,20 @@ def test_train_says_where_an_interrupted_run_resumes_from(tmp_path, monkeypatch)
         train(options, tmp_path / "run", resume=False, logger=logger)
     assert stopped.value.step == calls[-1] > stopped.value.barrier == load(tmp_path / "run").step > 0
     assert np.isfinite(stopped.value.step)
+
+
+def test_a_run_that_is_finished_again_keeps_the_card_of_the_agent_that_it_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.trainer.Trainer._draw", lambda self, kept: None)
+    file = tmp_path / "run" / "evaluation.json"
+    with tiny_run(tmp_path / "run") as (trainer, _):
+        trainer.save()
+        trainer.loop()
+        trainer.finish()
+        plain = json.loads(file.read_text())
+        for card, kept in (({"mace": 0.01}, True), ({"mace": 0.01, "train_steps": 7}, False)):
+            file.write_text(json.dumps(plain | card))
+            trainer.finish()
+            assert json.loads(file.read_text()) == (plain | card if kept else plain)
 
 
 @pytest.mark.parametrize("what", ["agents.film.dream_film", "agents.plots.learning_curve"])
