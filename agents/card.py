@@ -16,7 +16,7 @@ from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.options import WorldModelOptions
 from worldmodels.seeding import derive, forked
-from worldmodels.types import Batch, Policy, State
+from worldmodels.types import Batch, State
 from worldmodels.uncertainty import (
     Calibration,
     OpenLoop,
@@ -102,22 +102,25 @@ def toy_members(options: WorldModelOptions) -> Callable[[], Members]:
     return build
 
 
-def acting_policy(agent: Agent) -> Policy:
-    """What the agent does in evaluation, as a policy to imagine with: its planner, or its actor's best action."""
-    planner, sb3, context = agent.planner, agent.sb3, agent.world_model.temporal_prior.context_size
-    if sb3 is not None:
-        return lambda features: sb3.act(features, deterministic=True)
+def acting_rollout(agent: Agent, state: State, steps: int) -> tuple[Tensor, Tensor]:
+    """Imagine what the agent does in evaluation, by its planner or its actor's best action, from `state` (B, ...).
+
+    Returns: reward and continuation, (B, steps) each.
+    """
+    model, planner, sb3 = agent.world_model, agent.planner, agent.sb3
     if planner is None:
-        return agent.policy.average_actor.mode
-    memory = None
-
-    def plan(features: Tensor) -> Tensor:
-        nonlocal memory
-        state = State(features[..., :context], features[..., context:])
+        best = agent.policy.average_actor.mode
+        policy = best if sb3 is None else lambda features: sb3.act(features, deterministic=True)
+        rollout = model.imagine(state, policy, steps)
+        return rollout.reward, rollout.continuation
+    memory, found = None, []
+    for _ in range(steps):
         action, memory = planner.act(state, memory, deterministic=True)
-        return action
-
-    return plan
+        rollout = model.imagine(state, action.unsqueeze(1), 1)
+        found.append((rollout.reward, rollout.continuation))
+        state = rollout.states.index((slice(None), 1))
+    reward, continuation = (torch.cat(column, 1) for column in zip(*found, strict=True))
+    return reward, continuation
 
 
 def calibrate(agent: Agent, env_options: EnvOptions | None = None, *, seed: int = 60_000) -> None:
@@ -145,9 +148,9 @@ def imagined_minus_real(agent: Agent, played: Batch, random: Batch, *, horizon: 
     """
     model, steps = agent.world_model, min(horizon, played.reward.shape[1])
     states = model.infer(played.to(model.device), sample=False)
-    rollout = model.imagine(states.index((slice(None), 0)), acting_policy(agent), steps)
-    alive = torch.cat([torch.ones_like(rollout.continuation[:, :1]), rollout.continuation[:, :-1]], 1).cumprod(1)
-    imagined = (rollout.reward * alive).sum(1).mean()
+    reward, continuation = acting_rollout(agent, states.index((slice(None), 0)), steps)
+    alive = torch.cat([torch.ones_like(continuation[:, :1]), continuation[:, :-1]], 1).cumprod(1)
+    imagined = (reward * alive).sum(1).mean()
     real, chance = (batch.reward[:, :steps].sum(1).mean() for batch in (played, random))
     lead = (real - chance).abs()
     floor = 0.05 * steps * played.reward.abs().mean()

@@ -113,8 +113,7 @@ def dream(
     with forked(seed), torch.inference_mode():
         device = world_model.device
         seen = _filtered(world_model, recording, context)  # (1, context)
-        start = State(seen.context[:, -1], seen.z[:, -1])
-        start = State(start.context.repeat(SAMPLES, 1), start.z.repeat(SAMPLES, 1))  # (S, ...)
+        start = seen.index((slice(None), -1)).repeat(SAMPLES)  # (S, ...)
         plan = torch.from_numpy(recording.action[context - 1 :]).to(device)  # (H, A)
         rollout = world_model.imagine(start, plan.expand(SAMPLES, *plan.shape), total - context + 1, uncertainty=True)
         first = State(rollout.states.context[:1, 1:], rollout.states.z[:1, 1:])  # (1, H)

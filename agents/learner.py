@@ -237,7 +237,8 @@ def choose_starts(states: State, batch: Batch, count: int) -> State:
     """`count` states (count, ...) drawn from those of a window (B, T+1) that are real and not terminal."""
     index = batch.alive.flatten().nonzero().squeeze(-1)
     chosen = index[torch.randint(len(index), (count,), device=index.device)]
-    return states.flatten().index(chosen)
+    columns = states.z.shape[1]
+    return states.index((chosen // columns, chosen % columns))  # a cache is copied for the chosen ones alone
 
 
 def name_non_finite(data: Mapping[str, Tensor], module: nn.Module, terms: Mapping[str, Tensor]) -> str | None:

@@ -10,7 +10,7 @@ from agents.agent import Agent
 from agents.recordings import record_episodes
 from envs.options import EnvOptions
 from worldmodels.seeding import derive, forked
-from worldmodels.types import Batch, State
+from worldmodels.types import Batch, State, cat_states
 from worldmodels.uncertainty import realised
 from worldmodels.uncertainty.forecast import forecast, readout
 
@@ -82,8 +82,7 @@ def _compare(agent: Agent, batch: Batch, horizon: int) -> dict[str, Tensor]:
     states = model.infer(batch, sample=False)
     target = realised(model, batch.obs, states)
     start, ahead = _windows(states, batch, target, horizon)
-    many = State(start.context.repeat(SAMPLES, 1), start.z.repeat(SAMPLES, 1))
-    rollout = model.imagine(many, ahead["action"].repeat(SAMPLES, 1, 1), horizon)
+    rollout = model.imagine(start.repeat(SAMPLES), ahead["action"].repeat(SAMPLES, 1, 1), horizon)
     dreamt = rollout.states.index((slice(None), slice(1, None)))  # (S * N, H)
     count = len(start.z)
 
@@ -120,7 +119,7 @@ def _windows(states: State, batch: Batch, target: Tensor, horizon: int) -> tuple
     places = [(batch.mask[:, t], t) for t in range(0, batch.action.shape[1], STRIDE)]
     starts = [states.index(place) for place in places]
     ahead = {n: torch.cat([v[rows, t : t + horizon] for rows, t in places]) for n, v in padded.items()}
-    return State(torch.cat([s.context for s in starts]), torch.cat([s.z for s in starts])), ahead
+    return cat_states(starts), ahead
 
 
 def _masked(values: Tensor, valid: Tensor) -> np.ndarray:

@@ -22,7 +22,6 @@ from envs.explore import MAZE_SIDE, maze_walls
 from envs.vector import VectorEnv
 from worldmodels import seeding
 from worldmodels.replay import Replay
-from worldmodels.types import State
 
 
 def fitted(steps: int, updates: int) -> tuple[Agent, Replay]:
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch = replay.sample(8, 8, seeding.generator(0, "start"))
     with torch.no_grad():
         states = model.infer(batch)
-        start = State(states.context[:, -1], states.z[:, -1])
+        start = states.index((slice(None), -1))
         plan = torch.rand(8, args.horizon, agent.action_spec.size) * 2 - 1
         rollout = model.imagine(start, plan, args.horizon, uncertainty=True)
         random: Tensor = model.decode(rollout.states)["obs"].mean

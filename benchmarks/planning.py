@@ -97,7 +97,7 @@ def w5(dtype: torch.dtype, observation: int = 4, action: int = 1) -> tuple[Plann
     model = SimpleNamespace(
         ensemble=ensemble.to(dtype),
         temporal_prior=SimpleNamespace(
-            advance=lambda state, plan: torch.cat([state.z, plan.to(dtype)], -1),
+            advance=lambda state, plan: (torch.cat([state.z, plan.to(dtype)], -1), None),
             previous=lambda context: context[..., :observation],
         ),
         reward=lambda features: SimpleNamespace(mean=-features[..., -1].float().square()),

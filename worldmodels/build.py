@@ -7,7 +7,7 @@ import torch
 
 from worldmodels.decoders import Decoder, InverseDecoder
 from worldmodels.distributions import CategoricalFamily, FlowFamily, GaussianFamily
-from worldmodels.dynamics import Ensemble, Epinet, Members, RecurrentPrior
+from worldmodels.dynamics import Ensemble, Epinet, Members, RecurrentPrior, StateSpacePrior, TransformerPrior
 from worldmodels.encoders import FlowEncoder, Standardizer, Trunk, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.flows import coupling_flow
@@ -27,19 +27,12 @@ def build_world_model(
     Raises: ConfigError: an unknown part, or parts that do not go together.
     """
     trunk_options, heads = options.trunk, options.heads
-    if options.temporal_prior != "recurrent":
-        raise ConfigError(f"world_model.temporal_prior: unknown part {options.temporal_prior!r}; known: recurrent")
     if options.encoder not in ("vae", "flow"):
         raise ConfigError(f"world_model.encoder: unknown part {options.encoder!r}; known: flow, vae")
-    if options.recurrent.deter % options.recurrent.blocks:
-        raise ConfigError(
-            f"world_model.recurrent: deter {options.recurrent.deter} does not divide into "
-            f"{options.recurrent.blocks} blocks; make it a multiple"
-        )
     posterior = _posterior_family(options, obs_specs)
     family = _transition_family(options, posterior)
     standardizer = Standardizer(obs_specs)
-    prior = RecurrentPrior(family, action_spec.size, **vars(options.recurrent), norm=options.norm)
+    prior = _temporal_prior(options, family, action_spec.size)
     features = prior.context_size + family.width
     encoder = (
         _flow_encoder(options, obs_specs, standardizer)
@@ -89,6 +82,29 @@ def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int)
         if options.kind == "epinet":
             return Epinet(family, context, **sizes)
         return Ensemble(family, context, **sizes, clip=options.clip)
+
+
+def _temporal_prior(
+    options: WorldModelOptions, family: LatentFamily, action_size: int
+) -> RecurrentPrior | StateSpacePrior | TransformerPrior:
+    """The temporal prior of that name; one that is trained in parallel cannot wait for a posterior that reads it."""
+    kinds = {"recurrent": RecurrentPrior, "state_space": StateSpacePrior, "transformer": TransformerPrior}
+    kind = kinds.get(options.temporal_prior)
+    if kind is None:
+        known = ", ".join(kinds)
+        raise ConfigError(f"world_model.temporal_prior: unknown part {options.temporal_prior!r}; known: {known}")
+    for section, size, parts in (("recurrent", "deter", "blocks"), ("transformer", "width", "heads")):
+        whole, count = (getattr(getattr(options, section), name) for name in (size, parts))
+        if whole % count:
+            raise ConfigError(
+                f"world_model.{section}: {size} {whole} does not divide into {count} {parts}; make it a multiple"
+            )
+    if kind.parallel and options.posterior_sees_context:
+        raise ConfigError(
+            f"world_model.posterior_sees_context: expected false with world_model.temporal_prior="
+            f"{options.temporal_prior}, which is trained over all steps at once, got true"
+        )
+    return kind(family, action_size, **vars(getattr(options, options.temporal_prior)), norm=options.norm)
 
 
 def _posterior_family(options: WorldModelOptions, obs_specs: Mapping[str, ObsSpec]) -> LatentFamily:

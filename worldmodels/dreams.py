@@ -93,9 +93,7 @@ class Dreams:
             self.states = fresh
             self.age.zero_()
         else:
-            context, z = self.states.context.clone(), self.states.z.clone()
-            context[where], z[where] = fresh.context, fresh.z
-            self.states = State(context, z)
+            self.states = self.states.replaced(where, fresh)
             self.age[where] = 0
 
     @torch.no_grad()
@@ -139,7 +137,7 @@ def replay_starts(world_model: WorldModel, replay: Replay, count: int, *, seed: 
     batch = _windows(world_model, replay, count, seed)
     with TorchStream(seed, world_model.device):
         states = world_model.infer(batch)
-    return states.flatten().index(batch.alive.flatten())
+    return states.index(batch.alive)
 
 
 @torch.no_grad()
@@ -151,7 +149,7 @@ def epistemic_quantile(world_model: WorldModel, replay: Replay, quantile: float,
     batch = _windows(world_model, replay, count, seed)
     with TorchStream(seed, world_model.device):
         states = world_model.infer(batch)
-        before = State(states.context[:, :-1], states.z[:, :-1])
+        before = states.index((slice(None), slice(-1)))
         epistemic = world_model.uncertainty(before, batch.action).epistemic  # (B, T)
     return float(torch.quantile(epistemic[batch.mask], quantile))
 

@@ -52,6 +52,33 @@ class RecurrentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateSpaceOptions:
+    """Gated diagonal state-space temporal prior."""
+
+    deter: int = field(default=64, metadata={"min": 1, "max": 16384})
+    """Units of each layer."""
+    hidden: int = field(default=64, metadata={"min": 1, "max": 4096})
+    layers: int = field(default=1, metadata={"min": 1, "max": 8})
+    longest: float = field(default=32.0, metadata={"min": 1.0, "max": 10_000.0})
+    """Steps that the slowest unit remembers at first; the fastest remembers one."""
+    prior_layers: int = field(default=2, metadata={"min": 1, "max": 8})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerOptions:
+    """Causal transformer as temporal prior."""
+
+    width: int = field(default=64, metadata={"min": 1, "max": 4096})
+    """Of a token and of what is read out; a multiple of `heads`."""
+    hidden: int = field(default=128, metadata={"min": 1, "max": 16384})
+    layers: int = field(default=2, metadata={"min": 1, "max": 16})
+    heads: int = field(default=4, metadata={"min": 1, "max": 64})
+    window: int = field(default=16, metadata={"min": 2, "max": 4096})
+    """Steps that a token sees, itself included, in training as in the cache."""
+    prior_layers: int = field(default=2, metadata={"min": 1, "max": 8})
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
     """Members that predict the next latent beside the temporal prior, and whose disagreement is epistemic uncertainty.
 
@@ -122,6 +149,7 @@ class WorldModelOptions:
     posterior_sees_context: bool = False
     """q(z | o, h) instead of q(z | o). Without it the temporal prior scans a window with its inputs batched."""
     temporal_prior: str = "recurrent"
+    """`recurrent`, or one that is trained in parallel over time: `state_space`, `transformer`."""
     transition: Literal["same", "flow"] = "same"
     """Family of p(z' | h): the posterior's own, or a conditional flow over the same latent."""
     norm: bool = True
@@ -130,6 +158,8 @@ class WorldModelOptions:
     gaussian: GaussianOptions = field(default_factory=GaussianOptions)
     categorical: CategoricalOptions = field(default_factory=CategoricalOptions)
     recurrent: RecurrentOptions = field(default_factory=RecurrentOptions)
+    state_space: StateSpaceOptions = field(default_factory=StateSpaceOptions)
+    transformer: TransformerOptions = field(default_factory=TransformerOptions)
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
     flow: FlowOptions = field(default_factory=FlowOptions)
     heads: HeadOptions = field(default_factory=HeadOptions)

@@ -17,37 +17,77 @@ from torch.distributions import Distribution
 class State:
     """A latent state: what the temporal prior carries and the latent itself.
 
-    context: (..., D). z: (..., Z), with equal leading axes.
+    context: (..., D). z: (..., Z). cache: (..., M, C), what a prior with a bounded memory reads beside the context: the
+    last M of its tokens, the newest at the end; None for priors whose context is all. The leading axes are equal. The
+    cache is no part of the features: heads, policies and ensembles never see it.
     """
 
     context: Tensor
     z: Tensor
+    cache: Tensor | None = None
 
     @property
     def features(self) -> Tensor:
         """What heads and policies read: (..., D + Z)."""
         return torch.cat([self.context, self.z], -1)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "State":
+        """The state of what `function` makes of every tensor."""
+        cache = None if self.cache is None else function(self.cache)
+        return State(function(self.context), function(self.z), cache)
+
     def index(self, key: Any) -> "State":  # noqa: ANN401 (anything that indexes a tensor)
         """The state at `key` of the leading axes."""
-        return State(self.context[key], self.z[key])
+        return self.map(lambda x: x[key])
 
     def flatten(self) -> "State":
-        """(B, T, ...) -> (B * T, ...)."""
-        return State(self.context.flatten(0, 1), self.z.flatten(0, 1))
+        """(B, T, ...) -> (B * T, ...). Caches are copied: where only some rows are wanted, index them first."""
+        return self.map(lambda x: x.flatten(0, 1))
 
     def expand(self, size: int) -> "State":
         """(B, ...) -> (size, B, ...), without a copy."""
-        return State(self.context.expand(size, *self.context.shape), self.z.expand(size, *self.z.shape))
+        return self.map(lambda x: x.expand(size, *x.shape))
+
+    def repeat(self, size: int) -> "State":
+        """(B, ...) -> (size * B, ...), the whole batch again and again."""
+        return self.map(lambda x: x.repeat(size, *[1] * (x.dim() - 1)))
 
     def detach(self) -> "State":
         """The same state, cut from the graph."""
-        return State(self.context.detach(), self.z.detach())
+        return self.map(torch.Tensor.detach)
+
+    def replaced(self, where: Tensor, fresh: "State") -> "State":
+        """The state (B, ...) with the rows where `where` (B,) is True taken from `fresh` (N, ...), in order."""
+        own, given = self.map(torch.clone), _tensors(fresh)
+        for kept, new in zip(_tensors(own), given, strict=True):
+            kept[where] = new
+        return own
 
 
-def stack_states(states: list[State], dim: int = 1) -> State:
-    """H states of (B, ...) -> one of (B, H, ...)."""
-    return State(torch.stack([s.context for s in states], dim), torch.stack([s.z for s in states], dim))
+def stack_states(states: list[State]) -> State:
+    """H consecutive states of (B, ...) -> one of (B, H, ...).
+
+    From one step to the next a cache moves on by one token, so H of them are views of one row of M + H - 1 tokens.
+    """
+    context, z = (torch.stack(column, 1) for column in ([s.context for s in states], [s.z for s in states]))
+    if states[0].cache is None:
+        return State(context, z)
+    newest = [s.cache[:, -1:] for s in states[1:] if s.cache is not None]
+    return State(context, z, sliding_caches(torch.cat([states[0].cache, *newest], 1), len(states)))
+
+
+def sliding_caches(tokens: Tensor, count: int) -> Tensor:
+    """Tokens (B, M + count - 1, C) -> caches (B, count, M, C) of `count` steps in a row, without a copy."""
+    return tokens.unfold(1, tokens.shape[1] - count + 1, 1).transpose(-1, -2)
+
+
+def cat_states(states: list[State]) -> State:
+    """States of (N_i, ...) -> one of (sum N_i, ...)."""
+    return State(*(torch.cat(column) for column in zip(*map(_tensors, states), strict=True)))
+
+
+def _tensors(state: State) -> list[Tensor]:
+    return [state.context, state.z, *([] if state.cache is None else [state.cache])]
 
 
 class Encoding(NamedTuple):
@@ -230,18 +270,25 @@ class LatentFamily(Protocol):
         ...
 
 
+Carried = tuple[Tensor, Tensor | None]
+"""A context (..., D) and the cache (..., M, C) that belongs to it, None for priors without one: see `State`."""
+
+
 class TemporalPrior(Protocol):
-    """p(z_{t+1} | history): `advance` once a step, then the prior and the posterior read its context."""
+    """p(z_{t+1} | history): `advance` once a step, then the prior and the posterior read its context.
+
+    parallel: whether `scan` needs no loop over time. Such a prior needs a posterior that does not see the context.
+    """
 
     context_size: int
     parallel: bool
 
-    def initial(self, batch: int) -> Tensor:
-        """Context before the first observation (B, D)."""
+    def initial(self, batch: int) -> Carried:
+        """Context before the first observation (B, D), and a cache with nothing in it."""
         ...
 
-    def advance(self, state: State, action: Tensor) -> Tensor:
-        """Context after `action` (B, A) in `state` (B, ...): (B, D)."""
+    def advance(self, state: State, action: Tensor) -> Carried:
+        """Context after `action` (B, A) in `state` (B, ...): (B, D), and its cache."""
         ...
 
     def prior(self, context: Tensor) -> Tensor:
@@ -252,8 +299,8 @@ class TemporalPrior(Protocol):
         """The latent (..., Z) that a context (..., D) was advanced from; (..., 0) where the family is not ordered."""
         ...
 
-    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:
-        """Contexts (B, T+1, D) of a whole window from z (B, T+1, Z), action (B, T, A), starts (B, T+1)."""
+    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Carried:
+        """Contexts (B, T+1, D), and their caches, of a window z (B, T+1, Z), action (B, T, A), starts (B, T+1)."""
         ...
 
     def forward(self, context: Tensor) -> Distribution:

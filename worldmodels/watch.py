@@ -35,7 +35,7 @@ class Sight(NamedTuple):
 @torch.no_grad()
 def look(model: WorldModel, state: State, action: Tensor, obs: Mapping[str, Tensor]) -> Sight:
     """Compare `obs` (B, ...), reached from `state` (B, ...) by `action` (B, A), with the model's expectation of it."""
-    context = model.temporal_prior.advance(state, action)
+    context, _ = model.temporal_prior.advance(state, action)
     raw = model.temporal_prior.prior(context)
     encoding = model.encoder.encode(model.encoder.tokens(obs), context, sample=False)
     surprise = model.divergence(encoding, raw)

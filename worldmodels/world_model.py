@@ -86,8 +86,8 @@ class WorldModel(nn.Module):
 
     def loss(self, batch: Batch) -> LossOutput:
         """Training loss and evidence lower bound of a batch of windows. Scalars in nats."""
-        encoding, contexts = self._encode(batch)
-        states = State(contexts, encoding.z)
+        encoding, states = self._encode(batch)
+        contexts = states.context
         features = states.features  # (B, T+1, F)
         raw_prior = self._prior_of(contexts, batch)
         log_likelihood, weighted = self.decoder.log_prob(features, batch.obs)  # (B, T+1)
@@ -111,8 +111,7 @@ class WorldModel(nn.Module):
 
     def infer(self, batch: Batch, *, sample: bool = True) -> State:
         """Posterior states (B, T+1) of a batch of windows; `sample` draws their latents instead of taking modes."""
-        encoding, contexts = self._encode(batch, sample=sample)
-        return State(contexts, encoding.z)
+        return self._encode(batch, sample=sample)[1]
 
     def log_weight(self, batch: Batch, *, sample: bool = True) -> Tensor:
         """log p(o_t | s_t) + log p(z_t | h_t) - log q(z_t | o_t) of every step in nats (B, T+1), 0 where unseen.
@@ -120,10 +119,9 @@ class WorldModel(nn.Module):
         For a bijection with `sample` False this is log p(o_t | o_0..o_{t-1}, a), exactly; else its sum over a window is
         the log-weight of one importance sample.
         """
-        encoding, contexts = self._encode(batch, sample=sample)
-        states = State(contexts, encoding.z)
+        encoding, states = self._encode(batch, sample=sample)
         log_likelihood, _ = self.decoder.log_prob(states.features, batch.obs)
-        log_prior = self.family.log_prob(self._prior_of(contexts, batch), encoding.z)
+        log_prior = self.family.log_prob(self._prior_of(states.context, batch), encoding.z)
         return torch.where(batch.obs_mask, log_likelihood + log_prior + encoding.log_volume, 0)
 
     @torch.no_grad()
@@ -134,8 +132,8 @@ class WorldModel(nn.Module):
         this transition, not the model's knowledge. Where a state begins anew the expectation is the marginal prior. A
         bijection has no posterior: for it this is -log p(o_t | history), exactly if `sample` is False.
         """
-        encoding, contexts = self._encode(batch, sample=sample)
-        kl, _ = self._divergences(encoding, self._prior_of(contexts, batch), batch)
+        encoding, states = self._encode(batch, sample=sample)
+        kl, _ = self._divergences(encoding, self._prior_of(states.context, batch), batch)
         return torch.where(batch.obs_mask, kl, 0)
 
     def divergence(self, encoding: Encoding, raw: Tensor) -> Tensor:
@@ -161,12 +159,14 @@ class WorldModel(nn.Module):
         Where `is_first` (B,), state and action are ignored; both may be None if it is True everywhere.
         sample: draw the latent from the posterior instead of taking its mode.
         """
-        context = self.temporal_prior.initial(is_first.shape[0])
+        context, cache = self.temporal_prior.initial(is_first.shape[0])
         if state is not None and action is not None:
-            advanced = self.temporal_prior.advance(state, action)
+            advanced, moved = self.temporal_prior.advance(state, action)
             context = torch.where(is_first.unsqueeze(-1), context, advanced)
+            if cache is not None and moved is not None:
+                cache = torch.where(is_first[:, None, None], cache, moved)
         encoding = self.encoder.encode(self.encoder.tokens(obs), context, sample=sample)
-        return State(context, encoding.z)
+        return State(context, encoding.z, cache)
 
     def imagine(
         self,
@@ -183,21 +183,20 @@ class WorldModel(nn.Module):
         uncertainty: ask the ensemble about every step too, once for all of them; without an ensemble nothing changes.
         entropy: without it `aleatoric` is NaN, and nothing is spent on it.
         """
-        start = state
-        contexts, latents, priors, actions = [], [], [], []
+        states, priors, actions = [state], [], []
         for t in range(horizon):
             action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
-            context = self.temporal_prior.advance(state, action)
+            context, cache = self.temporal_prior.advance(state, action)
             raw = self.temporal_prior.prior(context)
-            state = State(context, self.family.sample(raw))
-            contexts.append(state.context)
-            latents.append(state.z)
+            state = State(context, self.family.sample(raw), cache)
+            states.append(state)
             priors.append(raw)
             actions.append(action)
+        contexts, latents = [s.context for s in states[1:]], [s.z for s in states[1:]]
         reached = torch.cat([torch.stack(contexts, 1), torch.stack(latents, 1)], -1)  # (B, H, F), read as one matrix
         reward = self.reward(reached).mean
         rollout = Rollout(
-            stack_states([start, *(State(c, z) for c, z in zip(contexts, latents, strict=True))]),  # (B, H+1, ...)
+            stack_states(states),  # (B, H+1, ...)
             torch.stack(actions, 1),
             reward,
             self.continuation(reached).probs,
@@ -215,14 +214,15 @@ class WorldModel(nn.Module):
         if self.ensemble is None:
             raise ConfigError("this world model has no ensemble: train it with world_model.ensemble.members=5")
         lead = action.shape[:-1]
-        flat = State(states.context.reshape(-1, states.context.shape[-1]), states.z.reshape(-1, states.z.shape[-1]))
-        context = self.temporal_prior.advance(flat, action.reshape(-1, action.shape[-1]))
+        flat = states.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]))
+        context, _ = self.temporal_prior.advance(flat, action.reshape(-1, action.shape[-1]))
         return self._disagreement(self.ensemble, context.reshape(*lead, -1))
 
     def dream_start(self, batch: int) -> State:
         """States (B, ...) drawn from the marginal prior of an episode's first latent."""
         raw = self.marginal.parameters_of(torch.ones(batch, dtype=torch.bool, device=self.device))
-        return State(self.temporal_prior.initial(batch), self.family.sample(raw))
+        context, cache = self.temporal_prior.initial(batch)
+        return State(context, self.family.sample(raw), cache)
 
     def decode(self, states: State) -> dict[str, Distribution]:
         """Observation likelihoods of states (...)."""
@@ -249,18 +249,19 @@ class WorldModel(nn.Module):
             seen = seen & ensemble.sees(batch.rows[:, steps])
         return ensemble.members * masked_mean(nats, seen)
 
-    def _encode(self, batch: Batch, *, sample: bool = True) -> tuple[Encoding, Tensor]:
-        """Encodings and contexts (B, T+1, ...) of a window."""
+    def _encode(self, batch: Batch, *, sample: bool = True) -> tuple[Encoding, State]:
+        """Encodings and posterior states (B, T+1, ...) of a window."""
         tokens = self.encoder.tokens(batch.obs)  # (B, T+1, E)
         starts = batch.starts
         if not self.encoder.sees_context:
             encoding = self.encoder.encode(tokens, sample=sample)
-            return encoding, self.temporal_prior.scan(encoding.z, batch.action, starts)
-        context = self.temporal_prior.initial(tokens.shape[0])
+            contexts, caches = self.temporal_prior.scan(encoding.z, batch.action, starts)
+            return encoding, State(contexts, encoding.z, caches)
+        context, _ = self.temporal_prior.initial(tokens.shape[0])
         encodings, contexts = [], []
         for t in range(tokens.shape[1]):
             if t > 0:
-                advanced = self.temporal_prior.advance(State(context, encodings[-1].z), batch.action[:, t - 1])
+                advanced, _ = self.temporal_prior.advance(State(context, encodings[-1].z), batch.action[:, t - 1])
                 context = advanced * (~starts[:, t]).unsqueeze(-1)
             encodings.append(self.encoder.encode(tokens[:, t], context, sample=sample))
             contexts.append(context)
@@ -270,7 +271,7 @@ class WorldModel(nn.Module):
             torch.stack([e.log_volume for e in encodings], 1),
             torch.stack(posteriors, 1) if posteriors else None,
         )
-        return encoding, torch.stack(contexts, 1)
+        return encoding, State(torch.stack(contexts, 1), encoding.z)
 
     def _prior_of(self, contexts: Tensor, batch: Batch) -> Tensor:
         """Raw prior parameters (B, T+1, P): marginal where a state begins anew, temporal elsewhere."""

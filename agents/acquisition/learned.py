@@ -41,7 +41,7 @@ def observe(world_model: WorldModel, states: State, batch: Batch) -> Observed:
     raw = world_model.temporal_prior.prior(states.context)  # (B, T+1, P)
     surprise = world_model.divergence(encoding, raw)
     error = (family.moments(raw)[0] - states.z).square().mean(-1)
-    before = State(states.context[:, :-1], states.z[:, :-1])
+    before = states.index((slice(None), slice(-1)))
     known = {} if world_model.ensemble is None else world_model.uncertainty(before, batch.action)._asdict()
     continuation = (~batch.terminated).float()
     rollout = Rollout(

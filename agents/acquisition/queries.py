@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.acquisition.pool import Selection
 from agents.acquisition.scores import MIN_VARIANCE
 from worldmodels.errors import ConfigError
-from worldmodels.types import Acquisition, Rollout, State
+from worldmodels.types import Acquisition, Rollout, State, stack_states
 from worldmodels.world_model import WorldModel
 
 
@@ -134,23 +134,21 @@ def synthesise(
 def _unroll(world_model: WorldModel, start: State, pre_action: Tensor, noise: Tensor) -> Rollout:
     """The rollout of actions tanh(pre_action) (B, H, A) whose latents take the noise (B, H, Z)."""
     prior, family = world_model.temporal_prior, world_model.family
-    state, contexts, latents, raws = start, [start.context], [start.z], []
+    states, raws = [start], []
     action = torch.tanh(pre_action)
     for t in range(action.shape[1]):
-        context = prior.advance(state, action[:, t])
+        context, cache = prior.advance(states[-1], action[:, t])
         raw = prior.prior(context)
         mean, std = family.moments(raw)
-        state = State(context, mean + std * noise[:, t])
-        contexts.append(context)
-        latents.append(state.z)
+        states.append(State(context, mean + std * noise[:, t], cache))
         raws.append(raw)
-    states = State(torch.stack(contexts, 1), torch.stack(latents, 1))
-    reached = states.features[:, 1:]
+    whole = stack_states(states)
+    reached = whole.features[:, 1:]
     reward, continuation = world_model.reward(reached).mean, world_model.continuation(reached).probs
     if world_model.ensemble is None:
-        return Rollout(states, action, reward, continuation, family.entropy(torch.stack(raws, 1)))
-    before = State(states.context[:, :-1], states.z[:, :-1])
-    return Rollout(states, action, reward, continuation, **world_model.uncertainty(before, action)._asdict())
+        return Rollout(whole, action, reward, continuation, family.entropy(torch.stack(raws, 1)))
+    before = whole.index((slice(None), slice(-1)))
+    return Rollout(whole, action, reward, continuation, **world_model.uncertainty(before, action)._asdict())
 
 
 def _after_answer(left: Tensor, answered: Tensor, noise: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from agents.acquisition.scores import information_gain
 from agents.returns import visit_weights
 from worldmodels.errors import ConfigError
-from worldmodels.types import Rollout, State
+from worldmodels.types import Rollout, State, stack_states
 from worldmodels.world_model import WorldModel
 
 POINTS = 256
@@ -31,24 +31,23 @@ def member_rollouts(world_model: WorldModel, start: State, policy: Act, horizon:
         raise ConfigError("members to follow are needed: set world_model.ensemble.members=5")
     family = ensemble.family
     members, batch = ensemble.members, start.z.shape[0]
-    state = State(start.context.repeat(members, 1), start.z.repeat(members, 1))  # (K B, ...)
+    state = start.repeat(members)  # (K B, ...)
     own = torch.arange(members, device=start.z.device).repeat_interleave(batch)
     rows = torch.arange(members * batch, device=start.z.device)
-    contexts, latents, actions, raws = [state.context], [state.z], [], []
+    states, actions, raws = [state], [], []
     for _ in range(horizon):
         action = policy(state.features)
-        context = prior.advance(state, action)
+        context, cache = prior.advance(state, action)
         raw = ensemble(context, prior.previous(context))[own, rows]  # (K, K B, P) -> (K B, P)
-        state = State(context, family.moments(raw)[0] if family.ordered else family.sample(raw))
-        contexts.append(context)
-        latents.append(state.z)
+        state = State(context, family.moments(raw)[0] if family.ordered else family.sample(raw), cache)
+        states.append(state)
         actions.append(action)
         raws.append(raw)
-    states = State(torch.stack(contexts, 1), torch.stack(latents, 1))
-    reached = states.features[:, 1:]
+    whole = stack_states(states)
+    reached = whole.features[:, 1:]
     continuation = world_model.continuation(reached).probs
     entropy = family.entropy(torch.stack(raws, 1))
-    return Rollout(states, torch.stack(actions, 1), world_model.reward(reached).mean, continuation, entropy)
+    return Rollout(whole, torch.stack(actions, 1), world_model.reward(reached).mean, continuation, entropy)
 
 
 def member_returns(world_model: WorldModel, start: State, policy: Act, horizon: int, gamma: float) -> Tensor:

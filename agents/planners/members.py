@@ -29,9 +29,9 @@ def member_imagine(
     def imagine(state: State, plan: Tensor, horizon: int) -> Rollout:
         states = [state]
         for t in range(horizon):
-            context = world_model.temporal_prior.advance(states[-1], plan[:, t])
+            context, cache = world_model.temporal_prior.advance(states[-1], plan[:, t])
             raw = _led(ensemble, context, world_model.temporal_prior.previous(context), deal=every_step)
-            states.append(State(context, ensemble.family.sample(raw)))
+            states.append(State(context, ensemble.family.sample(raw), cache))
         whole = stack_states(states)  # (N, H+1, ...)
         reached = whole.features[:, 1:]
         reward = world_model.reward(reached).mean

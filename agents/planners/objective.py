@@ -64,7 +64,7 @@ class Objective:
         def score(plans: Tensor) -> Tensor:
             batch, count, horizon, size = plans.shape
             rows = count * self.particles
-            start = State(_repeat(state.context, rows), _repeat(state.z, rows))
+            start = state.map(lambda x: x.repeat_interleave(rows, 0))  # (B * rows, ...), neighbours alike
             flat = plans.unsqueeze(2).expand(-1, -1, self.particles, -1, -1).reshape(batch * rows, horizon, size)
             rollout = self.imagine(start, flat, horizon)
             return self._worth(rollout).view(batch, count, self.particles).mean(-1)
@@ -77,8 +77,3 @@ class Objective:
             return trusted_return(rollout, self.gamma, self.value(features), self.trust(rollout), bonus)
         value = None if self.value is None else self.value(features[:, -1])
         return plan_return(rollout, self.gamma, value, bonus)
-
-
-def _repeat(x: Tensor, count: int) -> Tensor:
-    """(B, ...) -> (B * count, ...), neighbours alike."""
-    return x.repeat_interleave(count, 0)

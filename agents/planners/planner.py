@@ -51,7 +51,7 @@ class Planner:
         Raises: NonFiniteError: no plan has a finite score.
         """
         with torch.inference_mode(False), torch.no_grad():  # evaluation forbids gradients, which some searches need
-            state = State(state.context.clone(), state.z.clone())
+            state = state.map(torch.clone)
             belief, extra = self._begin(state, memory, is_first)
             if self.proposals is not None:
                 extra = torch.cat([extra, self.proposals(state, self.horizon)], 1)

@@ -11,7 +11,8 @@ def cases() -> dict[str, Measurement]:
     """One imagination with rewards and continuations, in bfloat16."""
     own = learner("vector", 512, "bfloat16")
     count = BATCH * LENGTH
-    start = State(own.world_model.temporal_prior.initial(count), torch.zeros(count, own.world_model.family.width))
+    context, cache = own.world_model.temporal_prior.initial(count)
+    start = State(context, torch.zeros(count, own.world_model.family.width), cache)
 
     def imagine() -> None:
         with torch.no_grad(), own.products():

@@ -143,7 +143,7 @@ def test_trap_act_encodes_as_training_does(kind):
     _, carry = agent.act(obs, agent.initial_carry(6), np.ones(6, bool), deterministic=True)
     tensors = {name: torch.from_numpy(value) for name, value in obs.items()}
     encoder = agent.world_model.encoder
-    context = agent.world_model.temporal_prior.initial(6)
+    context, _ = agent.world_model.temporal_prior.initial(6)
     expected = agent.world_model.family.mode(encoder.posterior(encoder.tokens(tensors), context))
     assert torch.equal(carry.state.z, expected)
 

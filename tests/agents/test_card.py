@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agents.agent import Agent
-from agents.card import acting_policy, calibrate, card, imagined_minus_real, state_coverage, table
+from agents.card import acting_rollout, calibrate, card, imagined_minus_real, state_coverage, table
 from agents.cli import main
 from agents.recordings import part
 from tests.agents.test_agent import make_agent
@@ -65,21 +65,36 @@ def test_calibrated_widths_are_saved_with_the_agent(tmp_path):
 
 def test_imagination_follows_whoever_acts():
     agent = make_agent()
-    features = torch.randn(3, agent.world_model.features_size)
-    assert torch.equal(acting_policy(agent)(features), agent.policy.average_actor.mode(features))
+    model, start = agent.world_model, agent.world_model.dream_start(3)
+
+    def imagined(policy):
+        torch.manual_seed(1)
+        rollout = model.imagine(start, policy, 2)
+        return rollout, (rollout.reward, rollout.continuation)
+
+    def acted():
+        torch.manual_seed(1)
+        return acting_rollout(agent, start, 2)
+
+    def same(ours, theirs):
+        return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+    assert same(acted(), imagined(agent.policy.average_actor.mode)[1])
+    other = lambda features: 1 - agent.policy.average_actor.mode(features)  # noqa: E731
+    assert not same(acted(), imagined(other)[1])
     seen = []
 
     def act(state, memory, *, deterministic):
-        seen.append((state.features, memory, deterministic))
-        return state.z[:, :1], len(seen)
+        seen.append((state, memory, deterministic))
+        return other(state.features), len(seen)
 
     agent.planner = SimpleNamespace(act=act)
-    policy = acting_policy(agent)
-    assert torch.equal(policy(features), features[:, -agent.world_model.family.width :][:, :1])
-    policy(features)
-    assert [memory for _, memory, _ in seen] == [None, 1] and seen[0][2] and torch.equal(seen[0][0], features)
-    agent.sb3 = SimpleNamespace(act=lambda features, *, deterministic: features[:, :2])
-    assert torch.equal(acting_policy(agent)(features), features[:, :2])
+    rollout, expected = imagined(other)
+    torch.testing.assert_close(acted(), expected)
+    assert [memory for _, memory, _ in seen] == [None, 1] and seen[0][2] and seen[0][0] is start
+    torch.testing.assert_close(seen[1][0].features, rollout.states.features[:, 1])
+    agent.planner, agent.sb3 = None, SimpleNamespace(act=lambda features, *, deterministic: other(features))
+    assert same(acted(), expected)
 
 
 def test_the_command_line_writes_the_card_beside_the_evaluation(tmp_path, capsys, monkeypatch):

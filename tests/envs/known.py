@@ -61,10 +61,10 @@ class Prior(nn.Module):
     context_size, parallel = 3, False
 
     def initial(self, batch):
-        return torch.zeros(batch, 3)
+        return torch.zeros(batch, 3), None
 
     def advance(self, state, action):
-        return torch.cat([state.z, action], -1)
+        return torch.cat([state.z, action], -1), None
 
     def prior(self, context):
         return advance(context[..., :2], context[..., 2:])[0]

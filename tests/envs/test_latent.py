@@ -106,7 +106,7 @@ def test_sights_of_a_window_are_those_seen_one_by_one(run):
     obs = torch.from_numpy(episode["obs"]["obs"])
     state = world.filter(None, None, {"obs": obs[:1]}, torch.tensor([True]), sample=False)
     sight = look(world, state, torch.from_numpy(episode["action"][:1]), {"obs": obs[1:2]})
-    context = world.temporal_prior.advance(state, torch.from_numpy(episode["action"][:1]))
+    context, _ = world.temporal_prior.advance(state, torch.from_numpy(episode["action"][:1]))
     posterior = world.encoder.posterior(world.encoder.tokens({"obs": obs[1:2]}), context)
     expected = world.family.kl(posterior, world.temporal_prior.prior(context))
     torch.testing.assert_close(sight.surprise, expected, rtol=1e-5, atol=1e-5)

@@ -18,7 +18,7 @@ from worldmodels.heads import ContinuationHead, TwoHotHead
 from worldmodels.options import ObjectiveOptions
 from worldmodels.priors import MarginalPrior
 from worldmodels.specs import ActionSpec, ObsSpec
-from worldmodels.types import Batch, Encoding, State
+from worldmodels.types import Batch, Carried, Encoding, State
 from worldmodels.world_model import WorldModel
 
 SPECS = {"obs": ObsSpec("vector", (2,))}
@@ -42,11 +42,11 @@ class LinearPrior(nn.Module):
 
     context_size, parallel = 2, False
 
-    def initial(self, batch: int) -> Tensor:
-        return torch.zeros(batch, 2)
+    def initial(self, batch: int) -> Carried:
+        return torch.zeros(batch, 2), None
 
-    def advance(self, state: State, action: Tensor) -> Tensor:
-        return state.z @ A.T + action @ B.T
+    def advance(self, state: State, action: Tensor) -> Carried:
+        return state.z @ A.T + action @ B.T, None
 
     def prior(self, context: Tensor) -> Tensor:
         return raw(context, PROCESS)

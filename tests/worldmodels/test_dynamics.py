@@ -121,15 +121,15 @@ def test_window_equals_step_by_step(part):
     z, action = torch.randn(3, 6, prior.latent), random_actions(ACTIONS["discrete"], 3, 5)
     starts = torch.zeros(3, 6, dtype=torch.bool)
     starts[:, 0] = starts[1, 3] = starts[2, 5] = True
-    scanned = prior.scan(z, action, starts)
+    scanned, _ = prior.scan(z, action, starts)
     assert scanned.shape == (3, 6, prior.context_size)
     for row in range(3):
-        context = prior.initial(1)
+        context, _ = prior.initial(1)
         for t in range(6):
             if t > 0:
-                context = prior.advance(State(context, z[row : row + 1, t - 1]), action[row : row + 1, t - 1])
+                context, _ = prior.advance(State(context, z[row : row + 1, t - 1]), action[row : row + 1, t - 1])
             if starts[row, t]:
-                context = prior.initial(1)
+                context, _ = prior.initial(1)
             torch.testing.assert_close(scanned[row, t], context[0], rtol=1e-4, atol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_trap_episode_boundary_zeroes_context_latent_and_action(part):
     z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[:, 0] = starts[0, 2] = True
-    scanned = prior.scan(z, action, starts)
+    scanned, _ = prior.scan(z, action, starts)
     assert scanned[0, 2].abs().max() == 0  # h, last latent and last action alike
     assert (scanned[1, 2] != 0).any() and (scanned[0, 1] != 0).any() and (scanned[0, 3] != 0).any()
 
@@ -150,7 +150,7 @@ def test_context_carries_last_latent_and_last_action_at_the_right_step(part):
     z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[:, 0] = True
-    scanned = prior.scan(z, action, starts)
+    scanned, _ = prior.scan(z, action, starts)
     if not prior.family.ordered:
         assert scanned.shape[-1] == prior.deter
         return
@@ -163,9 +163,9 @@ def test_context_does_not_depend_on_later_steps(part):
     prior = prior_of(part)
     z, action = torch.randn(1, 6, prior.latent), random_actions(ACTIONS["discrete"], 1, 5)
     starts = torch.zeros(1, 6, dtype=torch.bool)
-    before = prior.scan(z, action, starts)
+    before, _ = prior.scan(z, action, starts)
     z[:, 3:], action[:, 3:] = torch.randn(1, 3, prior.latent), 0
-    after = prior.scan(z, action, starts)
+    after, _ = prior.scan(z, action, starts)
     assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4], after[:, 4])
 
 

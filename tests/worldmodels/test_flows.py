@@ -174,7 +174,7 @@ class ScannedLinearPrior(LinearPrior):
 
     def scan(self, z, action, starts):  # noqa: ARG002
         after = z[:, :-1] @ A.T.to(z.dtype) + action @ B.T.to(z.dtype)
-        return torch.cat([torch.zeros_like(z[:, :1]), after], 1)
+        return torch.cat([torch.zeros_like(z[:, :1]), after], 1), None
 
 
 def linear_flow_model() -> WorldModel:
@@ -266,7 +266,7 @@ def test_transition_flow_terms_are_the_sums_written_out():
     output = model.loss(batch)
     torch.manual_seed(3)
     encoding = model.encoder.encode(model.encoder.tokens(batch.obs))
-    contexts = model.temporal_prior.scan(encoding.z, batch.action, batch.starts)
+    contexts, _ = model.temporal_prior.scan(encoding.z, batch.action, batch.starts)
     prior = torch.where(
         batch.starts.unsqueeze(-1), model.marginal.parameters_of(batch.is_first), model.temporal_prior.prior(contexts)
     )

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell
 from worldmodels.nets import BlockLinear, mlp
-from worldmodels.types import LatentFamily, State
+from worldmodels.types import Carried, LatentFamily, State
 
 
 class RecurrentPrior(nn.Module):
@@ -60,14 +60,14 @@ class RecurrentPrior(nn.Module):
         self.recurrent_gates = nn.Parameter(torch.empty(blocks, block, 3 * block).uniform_(-bound, bound))
         self.head = mlp(self.context_size, hidden, prior_layers, family.parameters, norm=norm, scale=0.1)
 
-    def initial(self, batch: int) -> Tensor:
+    def initial(self, batch: int) -> Carried:
         """Zeros (B, D)."""
-        return torch.zeros(batch, self.context_size, device=self.recurrent_gates.device)
+        return torch.zeros(batch, self.context_size, device=self.recurrent_gates.device), None
 
-    def advance(self, state: State, action: Tensor) -> Tensor:
+    def advance(self, state: State, action: Tensor) -> Carried:
         """Context (B, D) after `action` (B, A) in `state`."""
         h = self._cell(state.context[..., : self.deter], self._inputs(state.z, action))
-        return torch.cat([h, state.z, action], -1) if self.carries else h
+        return torch.cat([h, state.z, action], -1) if self.carries else h, None
 
     def prior(self, context: Tensor) -> Tensor:
         """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
@@ -81,7 +81,7 @@ class RecurrentPrior(nn.Module):
         """(..., D) -> p(z | h)."""
         return self.family.distribution(self.prior(context))
 
-    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Tensor:
+    def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Carried:
         """Contexts (B, T+1, D): zero where `starts`; no state crosses an episode."""
         inputs = self._inputs(z[:, :-1], action)  # (B, T, I)
         keep = (~starts).to(z.dtype)  # (B, T+1)
@@ -100,7 +100,8 @@ class RecurrentPrior(nn.Module):
             hidden = torch.stack(steps, 1)  # (B, T, deter)
         if self.carries:
             hidden = torch.cat([hidden, z[:, :-1] * keep[:, 1:, None], action * keep[:, 1:, None]], -1)
-        return torch.cat([self.initial(z.shape[0]).unsqueeze(1).to(hidden.dtype), hidden], 1)  # (B, T+1, D)
+        first = hidden.new_zeros(len(z), 1, self.context_size)
+        return torch.cat([first, hidden], 1), None  # (B, T+1, D)
 
     def _inputs(self, z: Tensor, action: Tensor) -> Tensor:
         """(..., Z), (..., A) -> (..., hidden)."""

@@ -44,15 +44,15 @@ def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int 
         raise ConfigError("this world model has no ensemble: train it with world_model.ensemble.members=5")
     members, (batch, horizon) = ensemble.members, action.shape[:2]
     rows = members * samples * batch
-    state = State(start.context.repeat(members * samples, 1), start.z.repeat(members * samples, 1))  # (K * S * B, ...)
+    state = start.repeat(members * samples)  # (K * S * B, ...)
     states = []
     for t in range(horizon):
-        context = model.temporal_prior.advance(state, action[:, t].repeat(members * samples, 1))
+        context, cache = model.temporal_prior.advance(state, action[:, t].repeat(members * samples, 1))
         own = context.view(members, rows // members, -1)  # (K, S * B, D)
         raw = ensemble.each(own, model.temporal_prior.previous(own))
-        state = State(context, _shared_sample(ensemble.family, raw).flatten(0, 1))
-        states.append(state)
-    mean, noise = readout(model, State(torch.stack([s.context for s in states]), torch.stack([s.z for s in states])))
+        state = State(context, _shared_sample(ensemble.family, raw).flatten(0, 1), cache)
+        states.append((context, state.z))
+    mean, noise = readout(model, State(*(torch.stack(column) for column in zip(*states, strict=True))))
     mean = mean.view(horizon, members, samples, batch, -1)  # (H, K, S, B, n)
     within = mean.var(2, correction=0).mean(1) + noise.square()  # (H, B, n)
     between = mean.mean(2).var(1, correction=0)

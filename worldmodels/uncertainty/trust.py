@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodels.types import Batch, State
+from worldmodels.types import Batch, cat_states
 from worldmodels.uncertainty.calibration import HORIZON, LEVELS, Calibration, coverage, mace, standardised_errors
 from worldmodels.uncertainty.forecast import Forecast, forecast, realised
 from worldmodels.uncertainty.metrics import spearman
@@ -61,8 +61,7 @@ def open_loop(model: "WorldModel", batch: Batch, *, horizon: int = HORIZON, stri
         actions.append(plan[rows, window])
         targets.append(target[rows, window])
         valid.append(mask[rows, window].cumprod(1).bool())
-    start = State(torch.cat([s.context for s in starts]), torch.cat([s.z for s in starts]))
-    return OpenLoop(forecast(model, start, torch.cat(actions)), torch.cat(targets), torch.cat(valid))
+    return OpenLoop(forecast(model, cat_states(starts), torch.cat(actions)), torch.cat(targets), torch.cat(valid))
 
 
 def join(parts: Sequence[OpenLoop]) -> OpenLoop:

@@ -120,7 +120,7 @@ def test_members_are_followed_alone_from_first_to_last_step(seen):
             state = State(start.context[b : b + 1], start.z[b : b + 1])
             for t in range(3):
                 action = policy(state.features)
-                context = model.temporal_prior.advance(state, action)
+                context, _ = model.temporal_prior.advance(state, action)
                 raw = model.ensemble(context, model.temporal_prior.previous(context))[k]
                 state = State(context, model.family.moments(raw)[0])
                 torch.testing.assert_close(rollout.states.z[2 * k + b, t + 1], state.z[0], rtol=1e-4, atol=1e-5)

@@ -46,7 +46,7 @@ def test_a_row_follows_its_member_to_the_end(rows, monkeypatch):
         for n in range(rows):
             state = start.index(slice(n, n + 1))
             for t in range(4):
-                context = world_model.temporal_prior.advance(state, plan[n : n + 1, t])
+                context, _ = world_model.temporal_prior.advance(state, plan[n : n + 1, t])
                 raw = world_model.ensemble(context, world_model.temporal_prior.previous(context))[n % 3]
                 state = State(context, world_model.family.mode(raw))
                 torch.testing.assert_close(found.states.z[n, t + 1], state.z[0])
@@ -64,7 +64,7 @@ def test_dealt_anew_every_member_leads_as_often_and_rows_stay_in_their_places(mo
         torch.manual_seed(0)
         found = member_imagine(world_model, every_step=True)(many, plan, 2)
         for half, value in ((slice(0, 150), 0.0), (slice(150, 300), 0.9)):
-            context = world_model.temporal_prior.advance(start, torch.full((1, 2), value))
+            context, _ = world_model.temporal_prior.advance(start, torch.full((1, 2), value))
             members = world_model.family.mode(
                 world_model.ensemble(context, world_model.temporal_prior.previous(context))
             )

@@ -39,7 +39,7 @@ def test_every_member_follows_its_own_trajectory(posterior, kind):
     for k in range(3):
         state, own = start, []
         for t in range(5):
-            context = model.temporal_prior.advance(state, plan[:, t])
+            context, _ = model.temporal_prior.advance(state, plan[:, t])
             raw = model.ensemble(context, model.temporal_prior.previous(context))[k]
             state = State(context, model.family.mode(raw))
             own.append(model.decode(state)["obs"].mean_u)
