@@ -90,7 +90,7 @@ def _proposals(world_model: WorldModel, policy: ActorCritic, count: int) -> Call
 
     def propose(state: State, horizon: int) -> Tensor:
         batch = state.z.shape[0]
-        many = State(state.context.repeat_interleave(count, 0), state.z.repeat_interleave(count, 0))
+        many = state.map(lambda x: x.repeat_interleave(count, 0))
 
         def act(features: Tensor) -> Tensor:
             action = policy.actor.sample(features).view(batch, count, -1)

@@ -42,18 +42,29 @@ EVERY_FLOW = [
     if not (sees and "encoder" in FLOWS[name])
 ] + [("flow transition", "mixed", False, 1, False, "discrete")]
 
+PARALLEL = {  # temporal priors that are trained in parallel over time, with both families and with the flows
+    f"{prior} {name}": changes | {"temporal_prior": prior}
+    for prior in ("state_space", "transformer")
+    for name, changes in {"gaussian": {}, "categorical": {"posterior": "categorical"}, **FLOWS}.items()
+}
+EVERY_PARALLEL = [(name, "vector", False, 1, False, action) for name, action in product(PARALLEL, ACTIONS)]
+SPECIAL = FLOWS | PARALLEL
 
-@pytest.fixture(params=list(dict.fromkeys(EVERY_KIND + EVERY_PART + EVERY_FLOW)), ids=lambda p: "-".join(map(str, p)))
+
+@pytest.fixture(
+    params=list(dict.fromkeys(EVERY_KIND + EVERY_PART + EVERY_FLOW + EVERY_PARALLEL)),
+    ids=lambda p: "-".join(map(str, p)),
+)
 def case(request):
     """A model with no free nats, the specs it was made from, and the options."""
     posterior, obs, sees, blocks, core, action = request.param
     options = small_options(
-        "gaussian" if posterior in FLOWS else posterior,
+        SPECIAL.get(posterior, {}).get("posterior", "gaussian" if posterior in SPECIAL else posterior),
         blocks=blocks,
         core_layers=int(core),
         posterior_sees_context=sees,
         objective=ObjectiveOptions(free_nats=0.0),
-        **FLOWS.get(posterior, {}),
+        **{key: value for key, value in SPECIAL.get(posterior, {}).items() if key != "posterior"},
     )
     return small_model(options, OBS[obs], ACTIONS[action]), OBS[obs], ACTIONS[action]
 

@@ -15,6 +15,8 @@ from worldmodels.options import (
     HeadOptions,
     ObjectiveOptions,
     RecurrentOptions,
+    StateSpaceOptions,
+    TransformerOptions,
     TrunkOptions,
     WorldModelOptions,
 )
@@ -57,6 +59,8 @@ def small_options(
         gaussian=GaussianOptions(size=4),
         categorical=CategoricalOptions(groups=2, classes=3),
         recurrent=RecurrentOptions(deter=8, hidden=8, blocks=blocks, core_layers=core_layers),
+        state_space=StateSpaceOptions(deter=8, hidden=8, layers=2),
+        transformer=TransformerOptions(width=8, hidden=8, layers=2, heads=2, window=4),
         ensemble=EnsembleOptions(members=2, units=8),
         heads=HeadOptions(units=8, bins=21),
         objective=ObjectiveOptions(),

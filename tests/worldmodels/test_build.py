@@ -9,7 +9,7 @@ from tests.contracts.tools import ACTIONS, OBS, VECTOR, small_options
 from worldmodels.build import build_world_model
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
 from worldmodels.errors import ConfigError
-from worldmodels.options import HeadOptions, RecurrentOptions, TrunkOptions
+from worldmodels.options import HeadOptions, RecurrentOptions, TransformerOptions, TrunkOptions
 from worldmodels.specs import ObsSpec
 
 
@@ -25,6 +25,15 @@ def build(options, obs=VECTOR, action=ACTIONS["discrete"]):
         ({"temporal_prior": "lstm"}, "world_model.temporal_prior: unknown part 'lstm'"),
         ({"encoder": "flo"}, "world_model.encoder: unknown part 'flo'"),
         ({"recurrent": RecurrentOptions(deter=10, blocks=4)}, "deter 10 does not divide into 4 blocks"),
+        ({"transformer": TransformerOptions(width=10, heads=4)}, "width 10 does not divide into 4 heads"),
+        (
+            {"temporal_prior": "state_space", "posterior_sees_context": True},
+            "posterior_sees_context: expected false with world_model.temporal_prior=state_space",
+        ),
+        (
+            {"temporal_prior": "transformer", "posterior_sees_context": True},
+            "posterior_sees_context: expected false with world_model.temporal_prior=transformer",
+        ),
     ],
 )
 def test_unknown_part_or_impossible_size_is_refused_by_name(changes, message):

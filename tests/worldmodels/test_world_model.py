@@ -29,13 +29,13 @@ def parts_of(model, batch):
             obs = {name: value[b : b + 1, t] for name, value in batch.obs.items()}
             start = t == 0 or bool(batch.is_first[b, t])
             if start or state is None:
-                context, _ = model.temporal_prior.initial(1)
+                context, cache = model.temporal_prior.initial(1)
                 prior = model.marginal.table[int(batch.is_first[b, t])][None]
             else:
-                context, _ = model.temporal_prior.advance(state, batch.action[b : b + 1, t - 1])
+                context, cache = model.temporal_prior.advance(state, batch.action[b : b + 1, t - 1])
                 prior = model.temporal_prior.prior(context)
             posterior = model.encoder.posterior(model.encoder.tokens(obs), context)
-            state = State(context, model.family.sample(posterior))
+            state = State(context, model.family.sample(posterior), cache)
             nats, _ = model.decoder.log_prob(state.features, obs)
             out[b, t] = start, posterior, prior, state, nats
     return out
@@ -217,9 +217,9 @@ def test_imagination_is_the_loop_written_out(posterior):
     rollout = model.imagine(start, plan, 3)
     state = start
     for t in range(3):
-        context, _ = model.temporal_prior.advance(state, plan[:, t])
+        context, cache = model.temporal_prior.advance(state, plan[:, t])
         raw = model.temporal_prior.prior(context)
-        state = State(context, model.family.mode(raw))
+        state = State(context, model.family.mode(raw), cache)
         torch.testing.assert_close(rollout.states.features[:, t + 1], state.features)
         torch.testing.assert_close(rollout.reward[:, t], model.reward(state.features).mean)
         torch.testing.assert_close(rollout.continuation[:, t], model.continuation(state.features).probs)

@@ -1,8 +1,8 @@
 """A linear recurrence over a window in parallel: h_t = decay_t h_{t-1} + drive_t, its gradient by the same scan.
 
 Two steps (a, b) and (c, d) in a row are one step (c a, c b + d), which is associative: log2(T) rounds of elementwise
-products over the whole window replace T steps in a row (Hillis and Steele 1986; Blelloch 1990, section 1.4). With decays
-in [0, 1] nothing is divided and nothing grows, and a decay of 0 is a state that begins anew.
+products over the whole window replace T steps in a row (Hillis and Steele 1986; Blelloch 1990, section 1.4). With
+decays in [0, 1] nothing is divided and nothing grows, and a decay of 0 is a state that begins anew.
 """
 
 from typing import Any
