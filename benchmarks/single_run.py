@@ -34,13 +34,17 @@ LIBRARIES = {"ours": ("torch", "gymnasium"), "sb3": ("torch", "gymnasium", "stab
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What to run. steps: simulator steps, None for the task's own number. episodes: of each evaluation."""
+    """What to run. steps: simulator steps, None for the task's own number. episodes: of each evaluation.
+
+    overrides: further keys of our runs, `KEY=VALUE`.
+    """
 
     task: str
     side: Side
     seed: int
     steps: int | None = None
     episodes: int = EPISODES
+    overrides: tuple[str, ...] = ()
 
     @property
     def agent(self) -> str:
@@ -67,6 +71,7 @@ class Spec:
                 f"evaluation.num_envs={min(20, self.episodes)}",
                 f"evaluation.final_episodes={self.episodes}",
                 f"evaluation.seed={self.evaluation_seed}",
+                *self.overrides,
             ]
         )
 
