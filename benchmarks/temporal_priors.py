@@ -153,7 +153,7 @@ def open_loop_errors(model: WorldModel, held: Batch) -> list[float]:
 
 
 def timing(task: str, priors: Sequence[str], seed: int) -> list[Row]:
-    """Milliseconds (processor time, one thread) of an update at the preset's size, and of the model's on long windows."""
+    """Milliseconds of processor time: an update at the preset's size, and one of the model alone on long windows."""
     replay = played(settings(task, priors[0], seed), TRAINING_STEPS, derive(seed, "training"))
     learners = {prior: learner_of(settings(task, prior, seed), replay) for prior in priors}
     rng = generator(seed, "replay")
