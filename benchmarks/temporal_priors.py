@@ -79,14 +79,14 @@ class Hand:
     ) -> tuple[np.ndarray, tuple[float, float, int]]:
         """The next action (1, A) of one environment."""
         seen = obs["obs"][0]
-        new = carry is None or bool(first[0])
+        begun = None if first[0] else carry
         if self.action_spec.kind == "continuous":
-            torque, _, left = (0.0, 0.0, 0) if new else carry
+            torque, _, left = (0.0, 0.0, 0) if begun is None else begun
             if left == 0:
                 torque, left = float(self.rng.uniform(-1, 1)), int(self.rng.integers(1, 25))
             return np.full((1, 1), torque, np.float32), (torque, 0.0, left - 1)
         angle = float(seen[len(seen) // 2])  # the third of four numbers, the second of two
-        last, chance, _ = (angle, float(self.rng.uniform(0.1, 0.7)), 0) if new else carry
+        last, chance, _ = (angle, float(self.rng.uniform(0.1, 0.7)), 0) if begun is None else begun
         push = int(angle + 12 * (angle - last) > 0)
         if self.rng.random() < chance:
             push = int(self.rng.integers(2))

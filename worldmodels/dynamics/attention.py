@@ -31,7 +31,7 @@ class AttentionLayer(nn.Module):
         self.age = nn.Parameter(-slopes.unsqueeze(-1) * torch.arange(window))  # (G, W)
         self.mix = Perceptron(nn.Linear(width, width, bias=False))
         self.feed = Perceptron(nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))
-        pick = torch.eye(heads).repeat_interleave(width // heads, 0)  # (width, G): which head a number belongs to
+        pick = torch.eye(heads).repeat_interleave(width // heads, 1)  # (G, width): which head a number belongs to
         self.register_buffer("pick", pick, persistent=False)
 
     def forward(self, x: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,22 +48,21 @@ class AttentionLayer(nn.Module):
         seen = (share @ heads[2]).transpose(1, 2).flatten(2)  # (B, T, width)
         return self._after(x, seen), torch.cat([key, value], -1)
 
-    def step(self, x: Tensor, cached: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, cached: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
         """One token (N, width), keys and values (N, W-1, 2 width) of those before it, the newest last.
 
-        Args: valid: (N, W-1), which of them there are.
+        Args: gone: (N, 1, W), -infinity for those before it that there are not, 0 for the rest and for itself.
         Returns: the token, its keys and values (N, 2 width). The cache is read where it lies, not copied.
         """
         query, key, value = self.project(self.norm(x)).chunk(3, -1)
-        keys, values = cached.to(x.dtype).split(self.width, -1)  # (N, W-1, width)
-        by_head = query.unsqueeze(-1) * self.pick  # (N, width, G)
-        before = torch.bmm(keys, by_head).to(x.dtype)  # (N, W-1, G)
-        before = before.masked_fill(~valid.unsqueeze(-1), -torch.inf)
-        own = ((query * key) @ self.pick).unsqueeze(1).to(x.dtype)  # (N, 1, G)
-        share = (torch.cat([before, own], 1) * self.scale + self.age.t().flip(0)).softmax(1)  # (N, W, G)
-        seen = torch.bmm(share[:, :-1].transpose(1, 2), values)  # (N, G, width)
-        seen = (seen * self.pick.t()).sum(1) + (share[:, -1] @ self.pick.t()) * value  # (N, width)
-        return self._after(x, seen.to(x.dtype)), torch.cat([key, value], -1)
+        keys, values = cached.split(self.width, -1)  # (N, W-1, width)
+        by_head = query.unsqueeze(1) * self.pick  # (N, G, width)
+        before = torch.bmm(by_head, keys.transpose(1, 2))  # (N, G, W-1)
+        own = (by_head * key.unsqueeze(1)).sum(-1, keepdim=True)
+        scores = torch.cat([before, own.to(before.dtype)], -1)  # (N, G, W)
+        share = torch.add(gone + self.age.flip(1), scores, alpha=self.scale).softmax(-1)
+        seen = torch.bmm(share[..., :-1], values) + share[..., -1:] * value.unsqueeze(1)  # (N, G, width)
+        return self._after(x, (seen * self.pick).sum(1)), torch.cat([key, value], -1)
 
     @property
     def scale(self) -> float:

@@ -61,10 +61,11 @@ class TransformerPrior(nn.Module):
             raise ValueError("a transformer's state needs its cache: expected State(context, z, cache), got no cache")
         inputs = torch.cat([state.z, action], -1)
         count = state.cache[:, -1, -1:]  # (B, 1)
-        ages = torch.arange(self.before, 0, -1, device=count.device)
-        x, valid, written = self.embed(inputs), ages <= count, []
-        for k, layer in enumerate(self.layers):
-            x, token = layer.step(x, state.cache[..., 2 * k * self.width : 2 * (k + 1) * self.width], valid)
+        ages = torch.arange(self.before, -1, -1, device=count.device)
+        gone = torch.zeros_like(ages, dtype=count.dtype).masked_fill(ages > count, -torch.inf).unsqueeze(1)  # (B, 1, W)
+        x, written = self.embed(inputs), []
+        for layer, cached in zip(self.layers, state.cache[..., :-1].split(2 * self.width, -1), strict=True):
+            x, token = layer.step(x, cached, gone)  # type: ignore[operator]
             written.append(token)
         token = torch.cat([*written, (count + 1).clamp(max=self.before)], -1)
         readout = self.norm(x)
