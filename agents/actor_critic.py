@@ -13,7 +13,7 @@ from agents.options import ActorCriticOptions
 from agents.returns import lambda_return, percentile_range, visit_weights
 from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, mix_uniform, sample_one_hot
 from worldmodels.heads import ScalarHead, TwoHotHead
-from worldmodels.nets import mlp
+from worldmodels.nets import mlp, operand
 from worldmodels.specs import ActionSpec
 from worldmodels.types import Rollout, State
 
@@ -106,10 +106,10 @@ class ActorCritic(nn.Module):
             unshaped = rollout.reward.detach()
             if bonus is not None:
                 rollout, trusted = bonus.apply_to(rollout)
-        features = rollout.states.features  # (B, H+1, F)
+        context, z = rollout.states.context, rollout.states.z  # (B, H+1, ...)
         with torch.set_grad_enabled(self.through_dynamics):
             discount = options.gamma * rollout.continuation  # (B, H)
-            value = self.slow_critic(features[:, 1:].contiguous()).mean
+            value = self.slow_critic(State(context[:, 1:], z[:, 1:]).features).mean
             lambda_ = options.lambda_ if trusted is None else options.lambda_ * _next(trusted)
             returns = lambda_return(rollout.reward, discount, value, lambda_)  # (B, H)
         target, weight = returns.detach(), visit_weights(discount.detach())
@@ -117,7 +117,7 @@ class ActorCritic(nn.Module):
             weight = weight * trusted
         self._follow_range(target)
         scale = self.return_range.clamp(min=MIN_RANGE)
-        before = features[:, :-1].detach().contiguous()  # where the actions were taken
+        before = operand(State(context[:, :-1], z[:, :-1]).detach().features)  # where the actions were taken
         policy = self.actor(before)
         entropy = policy.entropy()
         estimate = self.critic(before)

@@ -12,8 +12,25 @@ class Perceptron(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(..., inputs) -> (..., outputs)."""
-        out = super().forward(x)
-        return out.float() if out.dtype == torch.bfloat16 else out
+        for part in self._modules.values():
+            own = part._parameters  # type: ignore[union-attr]  # at batch 1 module calls cost as much as the products
+            if type(part) is nn.Linear:
+                x = F.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
+            elif type(part) is nn.LayerNorm:
+                x = torch.layer_norm(x, part.normalized_shape, own["weight"], own["bias"], part.eps)
+            else:
+                x = F.silu(x)
+        return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def operand(x: Tensor) -> Tensor:
+    """`x` as matrix products will read it: autocast would cast it anew for each of several readers.
+
+    As it is without autocast, and where it has a gradient: those of its readers are summed in its own precision.
+    """
+    if x.requires_grad or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
 
 
 def mlp(

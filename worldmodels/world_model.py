@@ -13,6 +13,7 @@ from worldmodels.dynamics import Members
 from worldmodels.encoders import FlowEncoder, Standardizer, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.heads import ContinuationHead, TwoHotHead, masked_mean
+from worldmodels.nets import operand
 from worldmodels.options import ObjectiveOptions
 from worldmodels.priors import MarginalPrior
 from worldmodels.specs import ActionSpec, ObsSpec
@@ -159,14 +160,16 @@ class WorldModel(nn.Module):
         Where `is_first` (B,), state and action are ignored; both may be None if it is True everywhere.
         sample: draw the latent from the posterior instead of taking its mode.
         """
-        context, cache = self.temporal_prior.initial(is_first.shape[0])
-        if state is not None and action is not None:
-            advanced, moved = self.temporal_prior.advance(state, action)
-            context = torch.where(is_first.unsqueeze(-1), context, advanced)
-            if cache is not None and moved is not None:
-                cache = torch.where(is_first[:, None, None], cache, moved)
-        encoding = self.encoder.encode(self.encoder.tokens(obs), context, sample=sample)
-        return State(context, encoding.z, cache)
+        if state is None or action is None:
+            context, cache = self.temporal_prior.initial(is_first.shape[0])
+        else:
+            context, cache = self.temporal_prior.advance(state, action)
+            if bool(is_first.any()):
+                initial, empty = self.temporal_prior.initial(is_first.shape[0])
+                context = torch.where(is_first.unsqueeze(-1), initial, context)
+                if cache is not None and empty is not None:
+                    cache = torch.where(is_first[:, None, None], empty, cache)
+        return State(context, self.encoder.latent(self.encoder.tokens(obs), context, sample=sample), cache)
 
     def imagine(
         self,
@@ -193,7 +196,7 @@ class WorldModel(nn.Module):
             priors.append(raw)
             actions.append(action)
         contexts, latents = [s.context for s in states[1:]], [s.z for s in states[1:]]
-        reached = torch.cat([torch.stack(contexts, 1), torch.stack(latents, 1)], -1)  # (B, H, F), read as one matrix
+        reached = operand(torch.cat([torch.stack(contexts, 1), torch.stack(latents, 1)], -1))  # (B, H, F): one matrix
         reward = self.reward(reached).mean
         rollout = Rollout(
             stack_states(states),  # (B, H+1, ...)

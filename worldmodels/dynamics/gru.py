@@ -21,9 +21,8 @@ def gru_cell(gates: Tensor, h: Tensor) -> Tensor:
     """Gates (..., 3D), the sum of input and recurrent parts, and h (..., D) -> next h (..., D)."""
     size = h.shape[-1]
     gates = gates.to(h.dtype)  # products may be bfloat16, the state never is
-    reset = torch.sigmoid(gates[..., :size])
-    candidate = torch.tanh(reset * gates[..., size : 2 * size])
-    return torch.lerp(h, candidate, torch.sigmoid(gates[..., 2 * size :]))
+    reset, raw, update = gates.split(size, -1)
+    return torch.lerp(h, torch.tanh(torch.sigmoid(reset) * raw), torch.sigmoid(update))
 
 
 class GruScan(torch.autograd.Function):

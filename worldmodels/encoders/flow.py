@@ -46,6 +46,10 @@ class FlowEncoder(nn.Module):
         z, log_volume = self.transform().call_and_ladj(u)
         return Encoding(z, log_volume + self._squash_volume(tokens))
 
+    def latent(self, tokens: Tensor, context: Tensor | None = None, *, sample: bool = True) -> Tensor:
+        """The z of `encode`."""
+        return self.encode(tokens, context, sample=sample).z
+
     def decode(self, z: Tensor) -> dict[str, Distribution]:
         """z (..., Z) -> name -> distribution around f^-1(z), as wide as the noise is."""
         parts = self.transform().inv(z).split(list(self.widths.values()), -1)

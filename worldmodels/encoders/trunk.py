@@ -32,7 +32,7 @@ class Standardizer(nn.Module):
     def moments(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and spread of the observation called `name`, each (n,)."""
         i = self.positions[name]
-        return self.get_buffer(f"center_{i}"), self.get_buffer(f"spread_{i}")
+        return getattr(self, f"center_{i}"), getattr(self, f"spread_{i}")
 
     @torch.no_grad()
     def fit(self, obs: Mapping[str, Tensor]) -> None:

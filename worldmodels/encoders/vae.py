@@ -44,3 +44,8 @@ class VAEEncoder(nn.Module):
         raw = self.posterior(tokens, context)
         z = self.family.sample(raw) if sample else self.family.mode(raw)
         return Encoding(z, -self.family.log_prob(raw, z), raw)
+
+    def latent(self, tokens: Tensor, context: Tensor | None = None, *, sample: bool = True) -> Tensor:
+        """The z of `encode` alone: acting asks for no density."""
+        raw = self.posterior(tokens, context)
+        return self.family.sample(raw) if sample else self.family.mode(raw)
