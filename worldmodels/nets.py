@@ -18,8 +18,10 @@ class Perceptron(nn.Sequential):
                 x = F.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
             elif type(part) is nn.LayerNorm:
                 x = torch.layer_norm(x, part.normalized_shape, own["weight"], own["bias"], part.eps)
-            else:
+            elif type(part) is nn.SiLU:
                 x = F.silu(x)
+            else:
+                x = part(x)
         return x.float() if x.dtype == torch.bfloat16 else x
 
 

@@ -136,6 +136,17 @@ def test_no_gradient_crosses_an_episode(case):
     assert gradient[:, :3].abs().max() == 0 and gradient[:, 3:5].abs().max() > 0
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_latent_alone_is_that_of_the_encoding(case, sample):
+    model, obs, _ = case
+    context = torch.randn(3, model.temporal_prior.context_size) if model.encoder.sees_context else None
+    tokens = model.encoder.tokens(random_obs(obs, 3))
+    torch.manual_seed(1)
+    encoding = model.encoder.encode(tokens, context, sample=sample)
+    torch.manual_seed(1)
+    assert torch.equal(model.encoder.latent(tokens, context, sample=sample), encoding.z)
+
+
 def test_filtering_step_by_step_equals_inferring_the_window(case):
     model, obs, action = case
     model = still(model)

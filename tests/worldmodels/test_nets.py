@@ -4,8 +4,9 @@ from math import sqrt
 
 import pytest
 import torch
+from torch import nn
 
-from worldmodels.nets import BlockLinear, ChannelNorm, ImageStem, ImageTrunk, identity_path, image_stages, mlp
+from worldmodels.nets import BlockLinear, ChannelNorm, ImageStem, ImageTrunk, identity_path, image_stages, mlp, operand
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,29 @@ def test_perceptron_scale_is_that_of_its_last_layer():
     x = torch.randn(5, 3)
     torch.testing.assert_close(tenth(x), 0.1 * full(x))
     assert mlp(3, 8, 0, 4, norm=True)(x).shape == (5, 4) and mlp(3, 8, 1, norm=True)(x).shape == (5, 8)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_perceptron_is_its_layers_in_a_row(norm):
+    net = mlp(3, 8, 2, 4, norm=norm).append(nn.Tanh())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    x = torch.randn(5, 3)
+    plain = x
+    for layer in net:
+        plain = layer(plain)
+    assert torch.equal(net(x), plain)
+
+
+def test_an_operand_is_cast_once_and_read_as_before():
+    net, x = mlp(32, 8, 1, 4, norm=True), torch.randn(5, 32)
+    assert operand(x) is x
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = operand(x)
+        assert cast.dtype == torch.bfloat16 and torch.equal(net(cast), net(x)) and net(cast).dtype == torch.float32
+        asked = x.clone().requires_grad_()
+        assert operand(asked) is asked
 
 
 def test_identity_path_starts_as_the_identity_on_the_shared_axes():
