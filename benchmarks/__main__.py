@@ -36,10 +36,6 @@ def row(name: str, found: Measurement, rates: dict[str, float]) -> str:
     if found.flops:
         rate = rates["bfloat16" if found.note.startswith("bfloat16") else "float32"]
         share = f"{found.flops / found.cpu_s / rate:.0%}"
-    peers = PEERS["seconds"].get(name, {})
-    best = min(peers, key=peers.get) if peers else None
-    own = found.median_s / found.amount
-    peer = f"{best} {peers[best]:g} s, {peers[best] / own:.2f} times ours" if best else "-"
     cells = [
         name,
         f"{each:.3g} {unit} ({spread[0]:.3g} to {spread[1]:.3g}; {found.repeats})",
@@ -48,10 +44,19 @@ def row(name: str, found: Measurement, rates: dict[str, float]) -> str:
         f"{found.parameters / 1e6:.2f} M" if found.parameters else "-",
         f"{found.flops / 1e9:,.1f} G" if found.flops else "-",
         share,
-        peer,
+        best_peer(PEERS["seconds"].get(name, {}), found.median_s / found.amount),
+        best_peer(PEERS["processor_seconds"]["seconds"].get(name, {}), found.cpu_s / found.amount),
         found.note,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def best_peer(seconds: dict[str, float], own: float) -> str:
+    """The fastest of others' `seconds`, and how many times our `own` they are."""
+    if not seconds:
+        return "-"
+    best = min(seconds, key=seconds.__getitem__)
+    return f"{best} {seconds[best]:g} s, {seconds[best] / own:.2f} times ours"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,9 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = {name: matrix_rate(dtype) for name, dtype in DTYPES.items()}
     by_clock = ", ".join(f"{wall / 1e9:,.0f} GFLOP/s {name}" for name, (wall, _) in measured.items())
     print(f"{given.threads} threads; a 1024-cube product: {by_clock}; load {os.getloadavg()[0]:.1f}")
-    print(f"others: {PEERS['date']}, {PEERS['machine']}; there {PEERS['matrix_rate_gflops']} GFLOP/s (2048-cube)\n")
-    print("| work | median (range; repetitions) | processor time | rate | parameters | FLOPs | share | best peer | |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    by_processor = PEERS["processor_seconds"]
+    print(f"best peer: {PEERS['date']}, {PEERS['machine']}; there {PEERS['matrix_rate_gflops']} GFLOP/s (2048-cube)")
+    print(
+        f"by processor: processor time, {by_processor['date']}, {by_processor['machine']}; "
+        f"there {by_processor['matrix_rate_gflops']} GFLOP/s (1024-cube)\n"
+    )
+    columns = "work | median (range; repetitions) | processor time | rate | parameters | FLOPs | share"
+    print(f"| {columns} | best peer | by processor | |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     found: dict[str, Measurement] = {}
     rates = {name: processor for name, (_, processor) in measured.items()}
     for question in given.only or QUESTIONS:

@@ -31,7 +31,9 @@ def test_row_divides_by_the_best_peer_and_shares_by_processor_time():
     found = Measurement(median_s=0.5, min_s=0.4, max_s=0.7, cpu_s=2.0, repeats=5, flops=10**12, note="bfloat16")
     line = row("W1", found, {"float32": 1e12, "bfloat16": 2e12})
     assert "0.5 s (0.4 to 0.7; 5)" in line and "| 25% |" in line
-    assert f"r2dreamer {PEERS['seconds']['W1']['r2dreamer']:g} s, 3.18 times ours" in line
+    assert f"r2dreamer {PEERS['seconds']['W1']['r2dreamer']:g} s, 3.18 times ours |" in line
+    assert f"r2dreamer {PEERS['processor_seconds']['seconds']['W1']['r2dreamer']:g} s, 1.41 times ours |" in line
+    assert row("collect", found, {"float32": 1e12, "bfloat16": 2e12}).endswith("| - | - | bfloat16 |")
 
 
 @pytest.mark.parametrize(("obs", "least", "most"), [("vector", 3.0e6, 3.6e6), ("image", 3.5e6, 5.6e6)])
