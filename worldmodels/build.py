@@ -54,6 +54,7 @@ def build_world_model(
             units=trunk_options.units,
             layers=trunk_options.layers,
             depth=trunk_options.depth,
+            patch=trunk_options.patch,
             min_scale=trunk_options.min_scale,
             image_weight=trunk_options.image_weight,
             norm=options.norm,
@@ -167,7 +168,15 @@ def _vae_encoder(
     context: int,
 ) -> VAEEncoder:
     sizes = options.trunk
-    trunk = Trunk(obs_specs, standardizer, units=sizes.units, layers=sizes.layers, depth=sizes.depth, norm=options.norm)
+    trunk = Trunk(
+        obs_specs,
+        standardizer,
+        units=sizes.units,
+        layers=sizes.layers,
+        depth=sizes.depth,
+        patch=sizes.patch,
+        norm=options.norm,
+    )
     seen = context if options.posterior_sees_context else 0
     return VAEEncoder(trunk, family, context=seen, units=sizes.units, norm=options.norm)
 

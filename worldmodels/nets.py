@@ -86,27 +86,36 @@ class BlockLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def image_stages(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes of the maps, the image first: halved, rounding up, at least once, until both sides are at most 4."""
+def image_stages(height: int, width: int, patch: int = 2) -> list[tuple[int, int]]:
+    """Sizes of the maps, the image first: over `patch`, then halved until both sides are at most 4; rounded up."""
     sizes = [(height, width)]
     while len(sizes) == 1 or max(sizes[-1]) > 4:
         h, w = sizes[-1]
-        sizes.append(((h + 1) // 2, (w + 1) // 2))
+        by = patch if len(sizes) == 1 else 2
+        sizes.append((-(-h // by), -(-w // by)))
     return sizes
 
 
-class ImageTrunk(nn.Module):
-    """Stride-2 convolutions down to at most 4x4: float image (N, C, H, W) in [-0.5, 0.5] -> (N, width)."""
+def image_channels(stages: int, depth: int, patch: int = 2) -> list[int]:
+    """Channels of each map behind the image: `depth` at half its size, twice that at each halving, at most 8 times."""
+    return [depth * 2 ** min(stage + patch.bit_length() - 2, 3) for stage in range(stages)]
 
-    def __init__(self, shape: tuple[int, int, int], depth: int) -> None:
+
+class ImageTrunk(nn.Module):
+    """Strided convolutions down to at most 4x4: float image (N, C, H, W) in [-0.5, 0.5] -> (N, width).
+
+    patch: stride of the first one, 2, 4 or 8: on a CPU the largest maps cost most.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], depth: int, patch: int = 2) -> None:
         super().__init__()
-        height, width, channels = shape
-        sizes = image_stages(height, width)
+        height, width, inputs = shape
+        sizes = image_stages(height, width, patch)
         layers: list[nn.Module] = []
-        inputs = channels
-        for stage in range(len(sizes) - 1):
-            outputs = depth * 2 ** min(stage, 3)
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), ChannelNorm(outputs), nn.SiLU()]
+        for stage, outputs in enumerate(image_channels(len(sizes) - 1, depth, patch)):
+            stride = 2 if stage else patch
+            convolution = nn.Conv2d(inputs, outputs, 2 * stride - 1, stride, stride - 1, bias=False)
+            layers += [convolution, ChannelNorm(outputs), nn.SiLU()]
             inputs = outputs
         self.layers = nn.Sequential(*layers)
         self.width = inputs * sizes[-1][0] * sizes[-1][1]
@@ -117,25 +126,24 @@ class ImageTrunk(nn.Module):
 
 
 class ImageStem(nn.Module):
-    """The trunk backwards: (N, F) -> float image (N, C, H, W).
+    """The trunk backwards: (N, F) -> float image (N, C, H, W), channels last in memory.
 
-    Nearest upsampling and convolution up to half the image's size, then each pixel writes a 2x2 block of the image: the
-    large maps of the last stage are never made.
+    Nearest upsampling and convolution up to the image's size over `patch`, then each pixel writes a block of `patch` by
+    `patch` pixels of the image: the large maps of the last stage are never made.
     """
 
-    def __init__(self, features: int, shape: tuple[int, int, int], depth: int) -> None:
+    def __init__(self, features: int, shape: tuple[int, int, int], depth: int, patch: int = 2) -> None:
         super().__init__()
         height, width, channels = shape
-        self.size = (height, width)
-        self.sizes = image_stages(height, width)[:0:-1]  # from the smallest map to half the image
-        stages = len(self.sizes)
-        self.top = depth * 2 ** min(stages - 1, 3)
+        self.size, self.patch, self.channels = (height, width), patch, channels
+        self.sizes = image_stages(height, width, patch)[:0:-1]  # from the smallest map to the largest
+        widths = image_channels(len(self.sizes), depth, patch)[::-1]
+        self.top = widths[0]
         self.project = nn.Linear(features, self.top * self.sizes[0][0] * self.sizes[0][1])
-        widths = [self.top, *(depth * 2 ** min(stage, 3) for stage in reversed(range(stages - 1)))]
         pairs = list(zip(widths, widths[1:], strict=False))
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, 1, 1, bias=False) for i, o in pairs)
         self.norms = nn.ModuleList(ChannelNorm(o) for _, o in pairs)
-        self.out = nn.Conv2d(widths[-1], 4 * channels, 3, 1, 1)
+        self.out = nn.Conv2d(widths[-1], patch * patch * channels, *((3, 1, 1) if patch == 2 else (1,)))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, F) -> (N, C, H, W)."""
@@ -143,7 +151,9 @@ class ImageStem(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for convolution, norm, size in zip(self.convolutions, self.norms, self.sizes[1:], strict=True):
             x = F.silu(norm(convolution(F.interpolate(x, size=size, mode="nearest"))))
-        return F.pixel_shuffle(self.out(x), 2)[..., : self.size[0], : self.size[1]]
+        blocks = self.out(x).movedim(1, -1).unflatten(-1, (self.patch, self.patch, self.channels))  # (N, h, w, p, p, C)
+        image = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (N, h * p, w * p, C)
+        return image[:, : self.size[0], : self.size[1]].movedim(-1, 1)
 
 
 class ChannelNorm(nn.Module):

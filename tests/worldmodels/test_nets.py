@@ -37,18 +37,34 @@ def test_block_linear_refuses_what_does_not_divide():
         BlockLinear(7, 8, 2)
 
 
+@pytest.mark.parametrize("patch", [2, 4, 8])
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 3), (10, 10), (17, 23), (64, 64), (96, 31)])
-def test_image_stages_end_at_most_four_and_trunk_and_stem_fit(size):
-    sizes = image_stages(*size)
+def test_image_stages_end_at_most_four_and_trunk_and_stem_fit(size, patch):
+    sizes = image_stages(*size, patch)
     assert sizes[0] == size and max(sizes[-1]) <= 4
-    assert all(after == ((b[0] + 1) // 2, (b[1] + 1) // 2) for b, after in zip(sizes, sizes[1:], strict=False))
-    trunk, stem = ImageTrunk((*size, 3), 2), ImageStem(5, (*size, 3), 2)
+    strides = [patch] + [2] * (len(sizes) - 2)
+    for stride, before, after in zip(strides, sizes, sizes[1:], strict=False):
+        assert after == tuple((side + stride - 1) // stride for side in before)
+    trunk, stem = ImageTrunk((*size, 3), 2, patch), ImageStem(5, (*size, 3), 2, patch)
     assert trunk(torch.randn(2, 3, *size)).shape == (2, trunk.width)
-    assert stem(torch.randn(2, 5)).shape == (2, 3, *size)
+    image = stem(torch.randn(2, 5))
+    assert image.shape == (2, 3, *size) and image.movedim(1, -1).flatten(2).shape == (2, size[0], size[1] * 3)
 
 
-def test_every_pixel_reaches_the_features_of_an_image():
-    trunk = ImageTrunk((17, 23, 1), 2)
+@pytest.mark.parametrize("patch", [2, 4])
+def test_a_pixel_of_the_decoder_writes_its_own_block_of_the_image(patch):
+    stem = ImageStem(5, (4 * patch, 4 * patch, 3), 2, patch)
+    with torch.no_grad():
+        stem.out.weight.zero_()
+        stem.out.bias.copy_(torch.arange(patch * patch * 3.0))
+    image = stem(torch.randn(1, 5))[0].movedim(0, -1)  # (H, W, C)
+    expected = torch.arange(patch * patch * 3.0).view(patch, patch, 3).tile(4, 4, 1)
+    assert torch.equal(image, expected)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_every_pixel_reaches_the_features_of_an_image(patch):
+    trunk = ImageTrunk((17, 23, 1), 2, patch)
     image = torch.randn(1, 1, 17, 23, requires_grad=True)
     (gradient,) = torch.autograd.grad(trunk(image).square().sum(), image)
     assert (gradient != 0).all()

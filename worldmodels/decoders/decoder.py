@@ -31,6 +31,7 @@ class Decoder(nn.Module):
         units: int,
         layers: int,
         depth: int,
+        patch: int = 2,
         min_scale: float,
         image_weight: float,
         norm: bool,
@@ -54,7 +55,9 @@ class Decoder(nn.Module):
                 self.log_scale[self.keys[name]] = nn.Parameter(torch.full((spec.width,), -1.0 / SCALE_SPEED))
             elif spec.kind == "image":
                 self.log_scale[self.keys[name]] = nn.Parameter(torch.tensor(-1.5 / SCALE_SPEED))
-                self.images[self.keys[name]] = ImageStem(features, (spec.shape[0], spec.shape[1], spec.shape[2]), depth)
+                self.images[self.keys[name]] = ImageStem(
+                    features, (spec.shape[0], spec.shape[1], spec.shape[2]), depth, patch
+                )
 
     def forward(self, features: Tensor) -> dict[str, Distribution]:
         """(..., F) -> name -> Distribution of batch shape (...)."""

@@ -65,6 +65,7 @@ class Trunk(nn.Module):
         units: int,
         layers: int,
         depth: int,
+        patch: int = 2,
         norm: bool,
     ) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Trunk(nn.Module):
         self.image_names = {}
         for i, (name, spec) in enumerate((n, s) for n, s in specs.items() if s.kind == "image"):
             self.image_names[name] = str(i)
-            self.images[str(i)] = ImageTrunk((spec.shape[0], spec.shape[1], spec.shape[2]), depth)
+            self.images[str(i)] = ImageTrunk((spec.shape[0], spec.shape[1], spec.shape[2]), depth, patch)
         self.vectors = [name for name, spec in specs.items() if spec.kind == "vector"]
         self.vector_width = sum(specs[name].width for name in self.vectors)
         flat_width = sum(specs[name].width for name in self.flat)
