@@ -30,6 +30,8 @@ from worldmodels.states import State
 from worldmodels.types import Batch
 from worldmodels.uncertainty import IDENTICAL, member_difference
 
+STANDARDIZING_IMAGES = 1_000
+"""Images that are enough to know the mean of each pixel by."""
 FINAL_SEED = 1_000_000
 """Added to `evaluation.seed` for the last evaluation, so that no episode that chose the agent judges it."""
 
@@ -141,11 +143,8 @@ class Trainer:
         train = self.options.train
         if not self.warm:
             self.warm = True
-            episodes = list(self.replay.iter_episodes())
-            names = [name for name, spec in self.envs.obs_specs.items() if spec.kind == "vector"]
-            obs = {name: torch.from_numpy(np.concatenate([e["obs"][name] for e in episodes])) for name in names}
             if self.options.world_model.trunk.standardize:
-                self.agent.world_model.fit_standardizer(obs)
+                self._standardize()
             self.owed = float(train.warmup_updates)
             self.next_update = self.next_log = self.step
         else:
@@ -164,6 +163,17 @@ class Trainer:
             self.logger.log(self.step, {**{k: float(v) for k, v in metrics.items()}, **counts, **self._members()})
         elif self.logger.progress is not None:
             self.logger.progress.update(self.step)
+
+    def _standardize(self) -> None:
+        """Centre and scale vectors by all that was seen, and images by about `STANDARDIZING_IMAGES` of those."""
+        obs: dict[str, Tensor] = {}
+        for name, spec in self.envs.obs_specs.items():
+            if spec.kind not in ("vector", "image"):
+                continue
+            stride = max(1, len(self.replay) // STANDARDIZING_IMAGES) if spec.kind == "image" else 1
+            seen = [episode["obs"][name][::stride] for episode in self.replay.iter_episodes()]
+            obs[name] = torch.from_numpy(np.concatenate(seen))
+        self.agent.world_model.fit_standardizer(obs)
 
     def _members(self) -> dict[str, float]:
         """How far the ensemble's members differ on noise; it is said once where two of them are one and the same."""

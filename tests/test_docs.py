@@ -151,4 +151,7 @@ def test_example_environment_from_class_to_action(example):
     exec(compile(code, "README.md", "exec"), names)
     assert env.action_space.contains(names["action"])
     env.step(names["action"])
-    exec(compile(dream.replace("num_envs=64", "num_envs=1").replace("100_000", "100"), "README.md", "exec"), {})
+    few = (
+        dream.replace("num_envs=64", "num_envs=1").replace("100_000", "100").replace("batch_size=256", "batch_size=32")
+    )
+    exec(compile(few.replace("n_eval_episodes=10", "n_eval_episodes=1"), "README.md", "exec"), {})

@@ -21,7 +21,7 @@ class TrunkOptions:
     min_scale: float = field(default=0.05, metadata={"above": 0.0, "max": 10.0})
     """Smallest learned standard deviation of the observation likelihoods."""
     standardize: bool = True
-    """Centre and scale vectors (in symlog space) by the warm-up data, once."""
+    """Centre and scale vectors (in symlog space) and images by the warm-up data, once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,12 +46,30 @@ def test_standardizer_squashes_by_the_moments_it_was_fitted_to():
     x = torch.randn(100, 2)
     torch.testing.assert_close(standardizer("a/b", x), squash(x, torch.zeros(2), torch.ones(2)))
     data = {"a/b": torch.randn(50, 4, 2) * torch.tensor([10.0, 0.0]) + 5, "c.d": torch.randn(200, 1)}
-    standardizer.fit(data | {"image": torch.zeros(3, 10, 10, 1, dtype=torch.uint8)})
+    standardizer.fit(data)
     center, spread = standardizer.moments("a/b")
     torch.testing.assert_close(center, data["a/b"].flatten(0, 1).mean(0))
     assert spread[0].item() == pytest.approx(data["a/b"][..., 0].std(correction=0).item(), rel=1e-5)
     assert spread[1].item() == pytest.approx(MIN_SPREAD)
-    assert len(dict(standardizer.named_buffers())) == 4
+    assert standardizer.image_moments("image")[1] == 1  # what was not fitted stays as it was
+
+
+def test_an_image_is_standardised_by_the_mean_of_each_pixel_and_one_spread_and_its_likelihood_begins_there():
+    model = small_model(obs=OBS["mixed"])
+    shape = OBS["mixed"]["camera"].shape
+    seen = torch.randint(100, 120, (150, *shape), dtype=torch.uint8)
+    model.fit_standardizer({"camera": seen})
+    scaled = seen.double() / 255 - 0.5
+    centred = scaled - scaled.mean(0)
+    standardised = model.standardizer.image("camera", seen)
+    expected = (centred / centred.square().mean().sqrt()).float()
+    torch.testing.assert_close(standardised.movedim(1, -1), expected, rtol=1e-4, atol=1e-5)
+    stem = model.decoder.images[model.decoder.keys["camera"]]
+    with torch.no_grad():
+        stem.out.weight.zero_()
+        stem.out.bias.zero_()
+    mean = model.decoder(torch.randn(2, model.features_size))["camera"].mean_u
+    torch.testing.assert_close(mean, scaled.mean(0).float().movedim(-1, 0).expand(2, -1, -1, -1))
 
 
 def test_names_that_look_alike_do_not_share_moments():

@@ -75,6 +75,7 @@ class Decoder(nn.Module):
             if spec.kind == "image":
                 lead = features.shape[:-1]
                 image = self.images[self.keys[name]](features.reshape(-1, features.shape[-1]))
+                image = image + self.standardizer.image_moments(name)[0].movedim(-1, 0)
                 likelihoods[name] = ImageNormal(image.reshape(*lead, *image.shape[1:]), self._scale(name))
         return likelihoods
 

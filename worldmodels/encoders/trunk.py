@@ -16,9 +16,11 @@ MIN_SPREAD = 1e-3
 
 
 class Standardizer(nn.Module):
-    """Centre and spread of each vector observation; 0 and 1 until `fit` is called, once.
+    """Centre and spread of each vector and image; 0 and 1 until `fit` is called, once.
 
-    The encoder reads squash(x, center, spread), a symlog in units of the spread, and the likelihood predicts the same.
+    The encoder reads squash(x, center, spread) of a vector, a symlog in units of the spread, and the likelihood
+    predicts the same. Of an image it reads (x - center) / spread, with a centre for each pixel and one spread for all,
+    and the likelihood predicts x - center: what never moves is known from the first update.
     """
 
     def __init__(self, specs: Mapping[str, ObsSpec]) -> None:
@@ -28,17 +30,39 @@ class Standardizer(nn.Module):
         for i, width in enumerate(vectors.values()):
             self.register_buffer(f"center_{i}", torch.zeros(width))
             self.register_buffer(f"spread_{i}", torch.ones(width))
+        images = {name: spec.shape for name, spec in specs.items() if spec.kind == "image"}
+        self.images = {name: i for i, name in enumerate(images)}
+        for i, shape in enumerate(images.values()):
+            self.register_buffer(f"image_center_{i}", torch.zeros(shape))
+            self.register_buffer(f"image_spread_{i}", torch.ones(()))
 
     def moments(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and spread of the observation called `name`, each (n,)."""
         i = self.positions[name]
         return getattr(self, f"center_{i}"), getattr(self, f"spread_{i}")
 
+    def image_moments(self, name: str) -> tuple[Tensor, Tensor]:
+        """Centre (H, W, C) and spread () of the float image called `name`."""
+        i = self.images[name]
+        return self.get_buffer(f"image_center_{i}"), self.get_buffer(f"image_spread_{i}")
+
+    def image(self, name: str, value: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> standardised float (N, C, H, W)."""
+        center, spread = self.image_moments(name)
+        return (image_to_float(value) - center.movedim(-1, 0)).div_(spread)
+
     @torch.no_grad()
     def fit(self, obs: Mapping[str, Tensor]) -> None:
-        """Set the moments from observations name -> (N, n)."""
+        """Set the moments from observations name -> (N, n) or uint8 (N, H, W, C)."""
         for name, value in obs.items():
-            if name in self.positions:
+            if name in self.images:
+                center, spread = self.image_moments(name)
+                parts = [part.double() / 255 - 0.5 for part in value.split(64)]
+                mean = torch.stack([part.sum(0) for part in parts]).sum(0) / len(value)
+                squares = torch.stack([(part - mean).square().mean((1, 2, 3)).sum() for part in parts]).sum()
+                center.copy_(mean)
+                spread.copy_((squares / len(value)).sqrt().clamp(min=MIN_SPREAD))
+            elif name in self.positions:
                 center, spread = self.moments(name)
                 u = value.flatten(0, -2).double()
                 center.copy_(u.mean(0))
@@ -91,7 +115,7 @@ class Trunk(nn.Module):
         for name, key in self.image_names.items():
             image = obs[name]
             lead = image.shape[:-3]
-            features = self.images[key](image_to_float(image.reshape(-1, *image.shape[-3:])))
+            features = self.images[key](self.standardizer.image(name, image.reshape(-1, *image.shape[-3:])))
             parts.append(features.reshape(*lead, -1))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
