@@ -143,7 +143,8 @@ class ImageStem(nn.Module):
         pairs = list(zip(widths, widths[1:], strict=False))
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, 1, 1, bias=False) for i, o in pairs)
         self.norms = nn.ModuleList(ChannelNorm(o) for _, o in pairs)
-        self.out = nn.Conv2d(widths[-1], patch * patch * channels, *((3, 1, 1) if patch == 2 else (1,)))
+        kernel = 3 if patch == 2 else 1
+        self.out = nn.Conv2d(widths[-1], patch * patch * channels, kernel, padding=kernel // 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, F) -> (N, C, H, W)."""
