@@ -57,7 +57,7 @@ def pixels() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        lines = ["env=cartpole-pixels", f"replay.capacity={FRAMES}", f"run={folder}/run"]
+        lines = ["env=cartpole-pixels", "env.grayscale=false", f"replay.capacity={FRAMES}", f"run={folder}/run"]
         options = replace(load_options(lines), steps=FRAMES)
         with open_run(options) as run, Logger(run) as logger, VectorEnv(options.env, options.env.num_envs) as envs:
             trainer = Trainer(options, run, envs, logger)
