@@ -1,9 +1,11 @@
 """The plain layers that every part is made of: normalised perceptrons, block-diagonal layers, image trunks."""
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -162,8 +164,36 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+        self.scale = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.scale
+        return NormRows.apply(x.movedim(1, -1), self.scale).movedim(-1, 1)  # type: ignore[union-attr]
+
+
+class NormRows(torch.autograd.Function):
+    """`NormRows.apply(x, scale)`: x (..., C) divided by its root mean square over C, times scale (C,).
+
+    By hand because image maps are large and the processor waits for memory: half the passes that autograd takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:  # noqa: ANN401
+        """(..., C) -> (..., C)."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        inverse = length.square_().div_(x.shape[-1]).add_(1e-6).rsqrt_().to(x.dtype)
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, scale)
+        return normed * scale.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """With n = x / rms: dx = (scale g - n mean(scale g n)) / rms, dscale = sum(g n)."""
+        normed, inverse, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        along = gradient * normed
+        mean = (along @ scale.to(along.dtype)).unsqueeze(-1) / normed.shape[-1]
+        own = torch.addcmul(gradient * scale.to(gradient.dtype), normed, mean, value=-1).mul_(inverse)
+        return own, along.flatten(0, -2).sum(0, dtype=scale.dtype)

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodels.nets import BlockLinear, ChannelNorm, ImageStem, ImageTrunk, identity_path, image_stages, mlp, operand
+from worldmodels.nets import (
+    BlockLinear,
+    ChannelNorm,
+    ImageStem,
+    ImageTrunk,
+    NormRows,
+    identity_path,
+    image_stages,
+    mlp,
+    operand,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +127,18 @@ def test_identity_path_starts_as_the_identity_on_the_shared_axes():
 def test_channel_norm_gives_every_pixel_unit_mean_square():
     out = ChannelNorm(6)(torch.randn(2, 6, 3, 3) * 50)
     torch.testing.assert_close(out.square().mean(1), torch.ones(2, 3, 3), rtol=1e-4, atol=1e-4)
+
+
+def test_channel_norm_and_its_gradient_are_those_of_the_formula():
+    x, scale = torch.randn(2, 3, 3, 6, dtype=torch.double), torch.randn(6, dtype=torch.double)
+    plain = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * scale
+    torch.testing.assert_close(NormRows.apply(x, scale), plain)
+    torch.autograd.gradcheck(NormRows.apply, (x.requires_grad_(), scale.requires_grad_()))
+
+
+def test_channel_norm_in_bfloat16_is_close_to_that_in_float32_and_learns_in_float32():
+    norm, x = ChannelNorm(16), torch.randn(2, 16, 5, 5) * 3
+    half = norm(x.bfloat16())
+    torch.testing.assert_close(half.float(), norm(x), rtol=2e-2, atol=2e-2)
+    half.float().square().sum().backward()
+    assert norm.scale.grad is not None and norm.scale.grad.dtype == torch.float32
