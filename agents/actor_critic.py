@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from agents.options import ActorCriticOptions
+from agents.ranks import ALONE, Ranks
 from agents.returns import lambda_return, percentile_range, visit_weights
 from worldmodels.distributions import StraightThroughCategoricals, TanhNormal, mix_uniform, sample_one_hot
 from worldmodels.heads import ScalarHead, TwoHotHead
@@ -94,10 +95,13 @@ class ActorCritic(nn.Module):
         continuous = spec.kind == "continuous"
         self.through_dynamics = options.gradient == "dynamics" or (options.gradient == "auto" and continuous)
 
-    def losses(self, imagine: Imagine, start: State, bonus: "Bonus | None" = None) -> PolicyLosses:
+    def losses(
+        self, imagine: Imagine, start: State, bonus: "Bonus | None" = None, ranks: Ranks = ALONE
+    ) -> PolicyLosses:
         """Imagine from `start` (B, ...) and score the policy; no real reward or observation is seen.
 
-        bonus: adds an acquisition to the reward, and may end returns where the model is too unsure.
+        bonus: adds an acquisition to the reward, and may end returns where the model is too unsure. ranks: processes
+        that imagine as many rollouts each; the return's range and the value's scale are those of all of them.
         """
         options = self.options
         trusted = None
@@ -105,7 +109,7 @@ class ActorCritic(nn.Module):
             rollout = imagine(start, self.actor.sample, options.horizon)
             unshaped = rollout.reward.detach()
             if bonus is not None:
-                rollout, trusted = bonus.apply_to(rollout)
+                rollout, trusted = bonus.apply_to(rollout, ranks)
         context, z = rollout.states.context, rollout.states.z  # (B, H+1, ...)
         with torch.set_grad_enabled(self.through_dynamics):
             discount = options.gamma * rollout.continuation  # (B, H)
@@ -115,7 +119,7 @@ class ActorCritic(nn.Module):
         target, weight = returns.detach(), visit_weights(discount.detach())
         if trusted is not None:
             weight = weight * trusted
-        self._follow_range(target)
+        self._follow_range(ranks.gather(target))
         scale = self.return_range.clamp(min=MIN_RANGE)
         before = operand(State(context[:, :-1], z[:, :-1]).detach().features)  # where the actions were taken
         policy = self.actor(before)
@@ -136,7 +140,8 @@ class ActorCritic(nn.Module):
             "imagined_reward_min": unshaped.min(),
             "return_range": self.return_range.clone(),
         }
-        earned = ((weight * rollout.reward.detach().square()).sum() / weight.sum().clamp(min=1)).sqrt()
+        squares, weights = ranks.sums((weight * rollout.reward.detach().square()).sum(), weight.sum())
+        earned = (squares / weights.clamp(min=1)).sqrt()
         return PolicyLosses(actor, critic, earned / _spare(options.gamma), metrics)
 
     def widen(self, value_scale: Tensor) -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_run(options: Any) -> int:  # noqa: ANN401 - TrainOptions, whose module need not be loaded for `evaluate`
     """Train the run that `options` describe, in its folder and under its lock, and say how it went.
 
+    Of the processes that torchrun starts the first one alone has the folder's lock, evaluates, logs, saves and speaks.
     Raises: WorldModelsError, Interrupted: see `agents.trainer.train`.
     """
     from agents.experiment import open_run
+    from agents.launched import place
 
-    with open_run(options) as run:
+    own = place()
+    with open_run(options) if own.rank == 0 else nullcontext() as opened:
         from agents.log import Logger
         from agents.progress import Progress
+        from agents.ranks import connect
         from agents.trainer import train
 
-        with Logger(run, progress=Progress(options.all_steps)) as logger:
-            result = train(options, run, resume=options.resume, logger=logger)
+        progress = Progress(options.all_steps) if own.rank == 0 else None
+        with connect(own, options.device) as ranks:
+            run = Path(ranks.gather_bytes(str(opened).encode())[0].decode())
+            with Logger(run, progress=progress, on=ranks.first) as logger:
+                result = train(options, run, resume=options.resume, logger=logger, ranks=ranks)
+    if result is None:
+        return 0
     print(result.evaluation.table())
     for name in ("evaluation.json", "learning_curve.png", "videos", "tensorboard"):
         if (run / name).exists():
@@ -76,7 +86,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from agents.launched import place
+
     if args.multirun:
+        if place().count > 1:
+            raise ConfigError("-m starts runs of one process each: leave out torchrun, or leave out -m")
         from agents.sweep import multirun
 
         return multirun(args.overrides, modules=args.modules)
@@ -86,7 +100,7 @@ def _train(args: argparse.Namespace) -> int:
     if options.resume:
         named = any(line.lstrip("+").startswith("env.id=") for line in args.overrides)
         _check_foreign(options.env.id, args.modules, named=named, how=f"env.id={options.env.id}")
-        for key, (old, new) in resume_changes(options).items():
+        for key, (old, new) in resume_changes(options).items() if place().rank == 0 else ():
             print(f"changed: {key}: {old} -> {new}")
     return train_run(options)
 

@@ -26,12 +26,21 @@ class Collector:
     """Steps the environments whose episode is open and stores what they return.
 
     While `draining`, an environment whose episode ended waits; `idle` is True when all wait. Episode n of stream i is
-    reset with a seed that is a function of (run seed, i, n) alone.
+    reset with a seed that is a function of (run seed, i, n) alone; streams count from `first_stream`.
     """
 
-    def __init__(self, agent: Agent, envs: VectorEnv, replay: Replay, *, seed: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        envs: VectorEnv,
+        replay: Replay,
+        *,
+        seed: int,
+        rng: np.random.Generator,
+        first_stream: int = 0,
+    ) -> None:
         self.agent, self.envs, self.replay = agent, envs, replay
-        self.seed, self.rng = seed, rng
+        self.seed, self.rng, self.first_stream = seed, rng, first_stream
         self.draining = False
         self.episodes = [0] * envs.num_envs
         self._open = np.zeros(envs.num_envs, dtype=bool)
@@ -104,7 +113,7 @@ class Collector:
         waiting = [] if self.draining else np.flatnonzero(~self._open).tolist()
         if not waiting:
             return
-        seeds = [episode_seed(self.seed, i, self.episodes[i]) for i in waiting]
+        seeds = [episode_seed(self.seed, self.first_stream + i, self.episodes[i]) for i in waiting]
         obs = self.envs.reset(waiting, seeds)
         if not self._obs:
             self._obs = {name: np.zeros((self.envs.num_envs, *v.shape[1:]), v.dtype) for name, v in obs.items()}

@@ -4,6 +4,7 @@ A data folder is a run folder that holds nothing but episodes: `write_data` make
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,17 +47,18 @@ class Described(Protocol):
         ...
 
 
-def fill(replay: Replay, source: str, agent: Described) -> list[str]:
+def fill(replay: Replay, source: str, agent: Described, which: slice = slice(None)) -> list[str]:
     """Put every episode of `source` into the empty `replay`, each into the stream that holds fewest rows.
 
     Args: source: a run folder, a data folder or `minari:ID`. agent: what its observations and actions must look like.
+        which: of the episodes, all if not given.
     Returns: what a user should know about the data, a line each.
     Raises: ConfigError: other observations or actions, no episodes, nothing that can be learned from, or more than the
         replay can hold. CheckpointError: no sound checkpoint there; nothing in the folder is changed.
     """
     rows = [0] * replay.streams
     found = minari_episodes(source, agent) if source.startswith(MINARI) else episodes(source, agent)
-    for episode in found:
+    for episode in islice(found, which.start, which.stop, which.step):
         stream = rows.index(min(rows))
         rows[stream] += len(episode["reward"]) + 1
         if rows[stream] <= replay.ring:

@@ -15,8 +15,9 @@ from torch.optim import Adam, Optimizer
 from agents.actor_critic import ActorCritic
 from agents.cloning import clone_loss
 from agents.options import TrainOptions
+from agents.ranks import ALONE, Ranks
 from worldmodels.errors import NonFiniteError
-from worldmodels.types import Batch, State
+from worldmodels.types import Batch, LossOutput, State
 from worldmodels.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -41,26 +42,30 @@ class Descent(NamedTuple):
     module: nn.Module
 
 
-def apply_gradients(*descents: Descent) -> tuple[list[Tensor], str | None]:
+def apply_gradients(*descents: Descent, ranks: Ranks = ALONE) -> tuple[list[Tensor], str | None]:
     """Step every optimiser down its gradient if all losses and gradients are finite; else change nothing at all.
+
+    Losses and gradients are means over `ranks`: they are the same in every process, and so is what is done.
 
     Returns: for each optimiser the norm of its first group's gradient before clipping, and None or what was not finite:
     `gradient of net.0.weight: 2 of 64`.
     """
     gradients: list[list[Pairs]] = []  # of each optimiser, of each of its groups
-    norms: list[list[Tensor]] = []
     for loss, optimizer, _, _ in descents:
         groups = [group["params"] for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group]
         found = dict(zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
         gradients.append([[(p, found[p]) for p in group if found[p] is not None] for group in groups])
-        norms.append([torch.nn.utils.get_total_norm([g for _, g in own], foreach=True) for own in gradients[-1]])
+    losses = [descent.loss.detach() for descent in descents]
+    if ranks.count > 1:
+        losses, gradients = _mean_over(ranks, losses, gradients)
+    norms = [
+        [torch.nn.utils.get_total_norm([g for _, g in own], foreach=True) for own in groups] for groups in gradients
+    ]
     first = [own[0].detach() for own in norms]
-    checked = torch.stack(
-        [*(n.detach() for own in norms for n in own), *(descent.loss.detach() for descent in descents)]
-    )
+    checked = torch.stack([*(n.detach() for own in norms for n in own), *losses])
     if not bool(torch.isfinite(checked).all()):
-        return first, _name_fault(descents, gradients)
+        return first, _name_fault(descents, losses, gradients)
     for (_, optimizer, clip, _), groups, own in zip(descents, gradients, norms, strict=True):
         for pairs, norm in zip(groups, own, strict=True):
             scale = clip / torch.clamp(norm, min=clip)
@@ -84,8 +89,10 @@ class Learner:
         options: TrainOptions,
         sb3: "Sb3Policy | None" = None,
         bonus: "Bonus | None" = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.world_model, self.policy, self.options, self.sb3, self.bonus = world_model, policy, options, sb3, bonus
+        self.ranks = ranks
         self.model_optimizer = Adam(_model_groups(world_model), options.train.model_rate, fused=True)
         self.actor_optimizer = Adam(policy.actor.parameters(), options.agent.actor_rate, fused=True)
         self.critic_optimizer = Adam(policy.critic.parameters(), options.agent.critic_rate, fused=True)
@@ -117,8 +124,9 @@ class Learner:
         """One step of the world model. Returns the posterior states (B, T+1), detached, and scalars to log."""
         with self.products():
             output = self.world_model.loss(batch)
-        descent = Descent(output.total, self.model_optimizer, self.options.train.clip, self.world_model)
-        (norm,), fault = apply_gradients(descent)
+        loss = output.total if self.ranks.count == 1 else _shared_loss(output, self.world_model, self.ranks)
+        descent = Descent(loss, self.model_optimizer, self.options.train.clip, self.world_model)
+        (norm,), fault = apply_gradients(descent, ranks=self.ranks)
         data = batch.obs | {"action": batch.action, "reward": batch.reward}
         self.fault = fault and (name_non_finite(data, self.world_model, output.terms) or fault)
         metrics = {f"model/{name}": value for name, value in output.metrics.items()}
@@ -136,10 +144,11 @@ class Learner:
             imagine, scale_before = partial(imagine, uncertainty=True), self.bonus.scale.clone()
             self.bonus.refresh(self.world_model, self.policy.actor.mode, start)
         with self.products():
-            losses = self.policy.losses(imagine, start, self.bonus)
+            losses = self.policy.losses(imagine, start, self.bonus, self.ranks)
         (actor_norm, critic_norm), fault = apply_gradients(
             Descent(losses.actor, self.actor_optimizer, agent.clip, self.policy.actor),
             Descent(losses.critic, self.critic_optimizer, agent.clip, self.policy.critic),
+            ranks=self.ranks,
         )
         if fault is None:
             self.policy.follow()
@@ -160,12 +169,15 @@ class Learner:
         """
         if self.bonus is None:
             return {}
-        lesson = self.bonus.learn(self.world_model, states, batch, scale=self.options.agent.name == "planner")
+        planner = self.options.agent.name == "planner"
+        lesson = self.bonus.learn(self.world_model, states, batch, scale=planner, ranks=self.ranks)
         if lesson is None:
             return {}
         loss = lesson.loss if self.bonus_optimizer is not None else None
         if loss is not None and self.bonus_optimizer is not None:
-            _, self.fault = apply_gradients(Descent(loss, self.bonus_optimizer, self.options.agent.clip, self.bonus))
+            shared = self.ranks.weigh(loss, batch.mask)
+            descent = Descent(shared, self.bonus_optimizer, self.options.agent.clip, self.bonus)
+            _, self.fault = apply_gradients(descent, ranks=self.ranks)
         if self.fault is None:
             self.fault = self.bonus.accept(lesson.moved)
         return {} if loss is None else {"policy/bonus_loss": loss.detach()}
@@ -173,8 +185,9 @@ class Learner:
     def _clone(self, states: State, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor towards the actions of the data."""
         loss = clone_loss(self.policy.actor, states, batch)
-        descent = Descent(loss, self.actor_optimizer, self.options.agent.clip, self.policy.actor)
-        (norm,), self.fault = apply_gradients(descent)
+        shared = self.ranks.weigh(loss, batch.mask)
+        descent = Descent(shared, self.actor_optimizer, self.options.agent.clip, self.policy.actor)
+        (norm,), self.fault = apply_gradients(descent, ranks=self.ranks)
         if self.fault is None:
             self.policy.follow()
         return {"policy/clone_loss": loss.detach(), "policy/actor_gradient_norm": norm}
@@ -247,9 +260,9 @@ def name_non_finite(data: Mapping[str, Tensor], module: nn.Module, terms: Mappin
     return _first_bad([*data.items(), *module.named_parameters(), *losses.items()])
 
 
-def dump_batch(folder: Path, batch: Batch) -> str:
+def dump_batch(folder: Path, batch: Batch, ranks: Ranks = ALONE) -> str:
     """Write a batch to look at, `skipped_batch.safetensors`, and say where it is; full disks are said, not raised."""
-    file = folder / "skipped_batch.safetensors"
+    file = folder / (f"skipped_batch-{ranks.rank}.safetensors" if ranks.count > 1 else "skipped_batch.safetensors")
     tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name) is not None}
     tensors |= {f"obs.{name}": value for name, value in tensors.pop("obs").items()}
     try:
@@ -267,8 +280,26 @@ def _model_groups(world_model: WorldModel) -> list[dict[str, list[nn.Parameter]]
     return [{"params": group} for group in groups if group]
 
 
-def _name_fault(descents: Sequence[Descent], gradients: Sequence[Sequence[Pairs]]) -> str:
-    for (loss, _, _, module), groups in zip(descents, gradients, strict=True):
+def _shared_loss(output: LossOutput, world_model: WorldModel, ranks: Ranks) -> Tensor:
+    """The loss whose mean over processes is the loss of all their batches together: each term weighs what it counts."""
+    counts = torch.stack([mask.sum() for mask in output.masks.values()])
+    shares = dict(zip(output.masks, ranks.shares(counts), strict=True))
+    weights = vars(world_model.objective)
+    return torch.stack([weights[name] * value * shares.get(name, 1.0) for name, value in output.terms.items()]).sum()
+
+
+def _mean_over(
+    ranks: Ranks, losses: Sequence[Tensor], gradients: Sequence[Sequence[Pairs]]
+) -> tuple[list[Tensor], list[list[Pairs]]]:
+    flat = [gradient for groups in gradients for pairs in groups for _, gradient in pairs]
+    means = iter(ranks.mean([*losses, *flat]))
+    return [next(means) for _ in losses], [
+        [[(p, next(means)) for p, _ in own] for own in groups] for groups in gradients
+    ]
+
+
+def _name_fault(descents: Sequence[Descent], losses: Sequence[Tensor], gradients: Sequence[Sequence[Pairs]]) -> str:
+    for (_, _, _, module), loss, groups in zip(descents, losses, gradients, strict=True):
         pairs = [pair for group in groups for pair in group]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         tensors = [(f"gradient of {names[id(p)]}", gradient) for p, gradient in pairs]

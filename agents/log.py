@@ -35,16 +35,22 @@ class Logger:
 
     run: the run folder. step: the barrier that the run goes on from, see `resume`; None where that is not known yet,
     and then nothing of what was logged is touched. progress: told of every line. tensorboard: whether event files are
-    written too.
+    written too. on: whether anything is written at all; one of many processes does it for all.
     """
 
     def __init__(
-        self, run: str | Path, *, step: int | None = None, progress: Progress | None = None, tensorboard: bool = True
+        self,
+        run: str | Path,
+        *,
+        step: int | None = None,
+        progress: Progress | None = None,
+        tensorboard: bool = True,
+        on: bool = True,
     ) -> None:
         self.run = Path(run)
         self.progress = progress
         self._tensorboard = tensorboard
-        self._on = True
+        self._on = on
         self._file: io.TextIOWrapper | None = None
         self._events: Any = None
         self._began, self._offset = time.monotonic(), 0.0
@@ -60,6 +66,8 @@ class Logger:
         A line of the barrier's own step stays; its names are not written again at that step.
         """
         self.close()
+        if not self._on:
+            return
         self._step, self._seen, self._offset = step, set[str](), 0.0
         self._purge_step = step + 1 if (self.run / "tensorboard").is_dir() else None
         file = self.run / METRICS_FILE

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.alarm import RewardAlarm
-from agents.collector import Collector
+from agents.collector import Collector, Finished
 from agents.data import fill
 from agents.evaluate import EVALUATION_FILE, Evaluation, evaluate, kept_card, write_evaluation
 from agents.learner import Learner, dump_batch
 from agents.log import TRAIN_RETURN, Logger
 from agents.options import TrainOptions
 from agents.parts import parts_of, restore_parts
+from agents.ranks import ALONE, Ranks
+from agents.shares import join_parts, own_parts, prefix, purpose, share
 from envs.vector import VectorEnv
 from worldmodels import seeding
 from worldmodels.checkpoint import load, module_state, restore_module, save
@@ -52,8 +54,12 @@ class TrainResult:
     run: Path
 
 
-def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> TrainResult:
+def train(
+    options: TrainOptions, run: Path, *, resume: bool, logger: Logger, ranks: Ranks = ALONE
+) -> TrainResult | None:
     """Train until `options.steps` and return the final evaluation; with `options.data` from that data alone.
+
+    ranks: the processes that train together; what they share is divided among them. None in all but the first.
 
     Raises:
         Interrupted: a signal came; the run can be resumed.
@@ -61,18 +67,20 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
     """
     torch.set_num_threads(options.train.threads)
     keep_freed_memory()
+    options = share(options, ranks)
     with VectorEnv(options.env, options.env.num_envs) as envs:
-        trainer = Trainer(options, run, envs, logger)
+        trainer = Trainer(options, run, envs, logger, ranks)
         try:
-            if resume and not never_saved(run):
+            if ranks.decided(yes=resume and not never_saved(run)):
                 trainer.resume()
             else:
                 if options.data is not None:
-                    trainer.notes(fill(trainer.replay, options.data, trainer.agent))
+                    every = slice(ranks.rank, None, ranks.count)
+                    trainer.notes(fill(trainer.replay, options.data, trainer.agent, every))
                 trainer.begin(again=resume)
             trainer.notes([f"run folder: {run}"])
             trainer.loop()
-            return trainer.finish()
+            return trainer.finish() if ranks.first else None
         except KeyboardInterrupt as error:
             raise Interrupted(trainer.step, trainer.barrier) from error
         finally:
@@ -82,17 +90,28 @@ def train(options: TrainOptions, run: Path, *, resume: bool, logger: Logger) -> 
 class Trainer:
     """Everything that a run changes; `agents.parts` lists what of it travels in a checkpoint."""
 
-    def __init__(self, options: TrainOptions, run: Path, envs: VectorEnv, logger: Logger) -> None:
+    def __init__(self, options: TrainOptions, run: Path, envs: VectorEnv, logger: Logger, ranks: Ranks = ALONE) -> None:
         seeding.seed_everything(options.seed)
-        self.options, self.run, self.envs, self.logger = options, run, envs, logger
+        self.options, self.run, self.envs, self.logger, self.ranks = options, run, envs, logger, ranks
         agent = self.agent = Agent(options, envs.obs_specs, envs.action_spec, spaces=envs.spaces)
-        self.learner = Learner(agent.world_model, agent.policy, options, agent.sb3, agent.bonus)
+        self.learner = Learner(agent.world_model, agent.policy, options, agent.sb3, agent.bonus, ranks)
+        ranks.begin_alike(agent.world_model, agent.policy, *([] if agent.bonus is None else [agent.bonus]))
+        first_stream = ranks.rank * envs.num_envs
         self.replay = Replay(
-            envs.obs_specs, envs.action_spec.size, capacity=options.replay.capacity, streams=envs.num_envs
+            envs.obs_specs,
+            envs.action_spec.size,
+            capacity=options.replay.capacity,
+            streams=envs.num_envs,
+            prefix=prefix(ranks),
+            first_stream=first_stream,
         )
-        self.replay_rng = seeding.generator(options.seed, "replay")
-        self.collect_rng = seeding.generator(options.seed, "collect")
-        self.collector = Collector(self.agent, envs, self.replay, seed=options.seed, rng=self.collect_rng)
+        self.replay_rng = seeding.generator(options.seed, purpose("replay", ranks))
+        self.collect_rng = seeding.generator(options.seed, purpose("collect", ranks))
+        self.collector = Collector(
+            self.agent, envs, self.replay, seed=options.seed, rng=self.collect_rng, first_stream=first_stream
+        )
+        self.idle = True  # no process has an open episode
+        self._part_ways(options.seed)
         self.step = 0
         self.collected = 0
         self.barrier = 0
@@ -112,19 +131,20 @@ class Trainer:
         """
         train, evaluation, total = self.options.train, self.options.evaluation, self.options.all_steps
         given = self.options.data is not None
-        while self.step < total or not self.collector.idle:
+        while self.step < total or not self.idle:
             due = self.step >= min(self.next_barrier(), total)
             self.collector.draining = due
-            if due and self.collector.idle:
+            if due and self.idle:
                 self.save()
                 continue
             if due and self.step >= min(self.next_barrier(), total) + train.checkpoint_every:
                 self.collector.cut()  # an episode that does not end is ended here, in every run alike
+                self.idle = True
                 continue
-            if given and self.collector.idle and self.step - self.collected < self.options.steps:
+            if given and self.idle and self.step - self.collected < self.options.steps:
                 steps, finished = 1, []
             else:
-                steps, finished = self.collector.step(random=not given and self.step < train.warmup_steps)
+                steps, finished = self._collect(random=not given and self.step < train.warmup_steps)
                 self.collected += steps
             self.step += steps
             for result, length in finished:
@@ -137,6 +157,19 @@ class Trainer:
             if self.options.agent.name == "explorer":
                 self.learn_task()
             self.save()
+
+    def _collect(self, *, random: bool) -> tuple[int, list[Finished]]:
+        """One action in every environment at work. Returns steps of all processes and this one's finished episodes."""
+        waits = self.collector.draining and self.collector.idle  # for the episodes of other processes
+        own, finished = (0, []) if waits else self.collector.step(random=random)
+        steps, busy = self.ranks.totals(own, int(not self.collector.idle))
+        self.idle = busy == 0
+        return steps, finished
+
+    def _part_ways(self, seed: int) -> None:
+        """From here on every process draws random numbers of its own; the first one those of a run alone."""
+        if not self.ranks.first:
+            seeding.seed_everything(seeding.derive(seed, purpose("training", self.ranks)))
 
     def learn(self, steps: int) -> None:
         """The updates that these steps have earned, in groups every `train.every` steps."""
@@ -172,7 +205,7 @@ class Trainer:
                 continue
             stride = max(1, len(self.replay) // STANDARDIZING_IMAGES) if spec.kind == "image" else 1
             seen = [episode["obs"][name][::stride] for episode in self.replay.iter_episodes()]
-            obs[name] = torch.from_numpy(np.concatenate(seen))
+            obs[name] = self.ranks.gather(torch.from_numpy(np.concatenate(seen)))
         self.agent.world_model.fit_standardizer(obs)
 
     def _members(self) -> dict[str, float]:
@@ -195,7 +228,7 @@ class Trainer:
         try:
             metrics = self.learner.update(batch)
         except NonFiniteError as error:
-            raise NonFiniteError(f"{error} {dump_batch(self.run, batch)}") from error
+            raise NonFiniteError(f"{error} {dump_batch(self.run, batch, self.ranks)}") from error
         if self.learner.fault is not None:
             self.logger.log(self.step, {"train/skipped_updates": self.learner.skipped})
             self._say(f"update skipped, not finite: {self.learner.fault}")
@@ -213,6 +246,8 @@ class Trainer:
         self.evaluations += 1
         self.evaluated = self.step
         self.agent.train_steps = self.step
+        if not self.ranks.first:
+            return
         began = time.monotonic()
         result = self._measure(self.agent, options.episodes, seed)
         self.logger.log(self.step, {**result.metrics(), "evaluation/seconds": time.monotonic() - began})
@@ -233,8 +268,9 @@ class Trainer:
             fresh = module_state(agent.policy)
             agent.restore_acting(self.agent.acting_state(self.step, None))
             restore_module(agent.policy, fresh)
-            learner = Learner(agent.world_model, agent.policy, options)
-            rng = seeding.generator(options.seed, "task")
+            learner = Learner(agent.world_model, agent.policy, options, ranks=self.ranks)
+            self._part_ways(seeding.derive(options.seed, "task"))
+            rng = seeding.generator(options.seed, purpose("task", self.ranks))
             metrics: Mapping[str, Tensor] = {}
             for _ in range(options.agent.explorer.task_updates):
                 metrics = learner.practise(self._batch(rng))
@@ -273,7 +309,10 @@ class Trainer:
         segments = self.replay.write_segments(self.run / SEGMENTS)
         before, self.barrier = self.barrier, self.step
         try:
-            save(self.run, self.step, self.state(), segments=segments, keep=self.options.train.keep)
+            parts, segments = join_parts(self.state(), segments, self.ranks)
+            if self.ranks.first:
+                save(self.run, self.step, parts, segments=segments, keep=self.options.train.keep)
+            self.ranks.wait()
         except BaseException:
             self.barrier = before
             raise
@@ -290,9 +329,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to the last barrier: every part, the replay and the log."""
-        checkpoint = load(self.run)
-        self.restore(checkpoint.parts)
-        self.replay.load_segments(self.run / SEGMENTS, checkpoint.segments)
+        with self.ranks.after_the_first():  # it sets damaged checkpoints aside, the others do not meet them
+            checkpoint = load(self.run)
+        parts, segments = own_parts(checkpoint.parts, checkpoint.segments, self.ranks)
+        self.restore(parts)
+        self.replay.load_segments(self.run / SEGMENTS, segments)
         self.logger.resume(self.step)
         if self.logger.progress is not None:
             self.logger.progress.restart(self.step)

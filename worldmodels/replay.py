@@ -53,12 +53,22 @@ class Replay:
         action_size: width A of the encoded action.
         capacity: rows in all, one for each observation.
         streams: number of environments that write.
+        prefix, first_stream: how its segments are named and numbered beside those of other replays of the same run.
 
     Raises:
         ReplayError: the capacity does not fit into memory or is too small to hold one transition a stream.
     """
 
-    def __init__(self, obs_specs: Mapping[str, ObsSpec], action_size: int, *, capacity: int, streams: int = 1) -> None:
+    def __init__(
+        self,
+        obs_specs: Mapping[str, ObsSpec],
+        action_size: int,
+        *,
+        capacity: int,
+        streams: int = 1,
+        prefix: str = "",
+        first_stream: int = 0,
+    ) -> None:
         self.obs_specs, self.action_size, self.streams = dict(obs_specs), action_size, streams
         self.ring = capacity // streams  # rows of one stream
         if self.ring < 2:
@@ -74,7 +84,7 @@ class Replay:
         self._flat = {name: column.reshape(-1, *column.shape[2:]) for name, column in self._columns.items()}
         self._obs = [(name, spec, self._columns[f"obs/{name}"]) for name, spec in self.obs_specs.items()]
         self._action, self._reward, self._flags = (self._columns[name] for name in ("action", "reward", "flags"))
-        self._segments = SegmentStore(self._columns, self.ring)
+        self._segments = SegmentStore(self._columns, self.ring, prefix=prefix, first_stream=first_stream)
         self._promised: dict[str, Any] | None = None
         self.clear()
 

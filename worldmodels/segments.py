@@ -28,10 +28,16 @@ class _Segment:
 
 
 class SegmentStore:
-    """Writes the rows of `columns` (name -> (streams, ring, ...)) piece by piece, and reads the pieces back."""
+    """Writes the rows of `columns` (name -> (streams, ring, ...)) piece by piece, and reads the pieces back.
 
-    def __init__(self, columns: Mapping[str, np.ndarray], ring: int) -> None:
+    prefix: how the names of its segments begin. first_stream: the number that its first stream has in them.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, np.ndarray], ring: int, *, prefix: str = "", first_stream: int = 0
+    ) -> None:
         self._columns, self._ring = columns, ring
+        self._prefix, self._first_stream = prefix, first_stream
         self.clear()
 
     def clear(self) -> None:
@@ -55,9 +61,10 @@ class SegmentStore:
         places = [stream * self._ring + np.arange(first, first + count) % self._ring for stream, first, count in parts]
         rows = np.concatenate(places)
         tensors = {name: column.reshape(-1, *column.shape[2:]).take(rows, 0) for name, column in self._columns.items()}
-        data = save(tensors, {_FORMAT: json.dumps(parts)})  # one entry: the order of several is random
+        named = [(self._first_stream + stream, first, count) for stream, first, count in parts]
+        data = save(tensors, {_FORMAT: json.dumps(named)})  # one entry: the order of several is random
         total = sum(first + count for _, first, count in parts)
-        identity = f"{total:012d}-{digest(data)[:24]}"
+        identity = f"{self._prefix}{total:012d}-{digest(data)[:24]}"
         try:
             directory.mkdir(exist_ok=True)  # never its parents: a run folder that was removed does not come back
             write_file(directory, identity + SUFFIX, data)
@@ -71,10 +78,11 @@ class SegmentStore:
         """Put the rows of the segments back; return, for each stream, the next row's number and the oldest's."""
         written, oldest = [0] * streams, [0] * streams
         for identity in ids:
-            tensors, parts = self._read(directory, identity)
+            tensors, named = self._read(directory, identity)
+            parts = [(stream - self._first_stream, first, count) for stream, first, count in named]
             begin = 0
             for stream, first, count in parts:
-                if stream >= streams:
+                if not 0 <= stream < streams:
                     raise CheckpointError(f"segment {identity} has stream {stream}, this replay has {streams}")
                 if first < written[stream]:
                     raise CheckpointError(f"segment {identity} repeats row {first} of stream {stream}")

@@ -199,7 +199,7 @@ class LossOutput:
     total: scalar to minimise. terms: name -> scalar, unweighted, in nats per valid step. bound: scalar, the evidence
     lower bound on log p(o_0..o_T | a) in nats per observation, without free nats or balance; exact for a bijection
     without noise.
-    states: posterior states (B, T+1), detached.
+    states: posterior states (B, T+1), detached. masks: name of a term -> bool (...), the places that it is a mean over.
     """
 
     total: Tensor
@@ -207,6 +207,7 @@ class LossOutput:
     bound: Tensor
     states: State
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Encoder(Protocol):

@@ -92,7 +92,8 @@ class WorldModel(nn.Module):
         features = states.features  # (B, T+1, F)
         raw_prior = self._prior_of(contexts, batch)
         log_likelihood, weighted = self.decoder.log_prob(features, batch.obs)  # (B, T+1)
-        kl, latent_terms = self._divergences(encoding, raw_prior, batch)  # (B, T+1)
+        kl, latent_terms, masks = self._divergences(encoding, raw_prior, batch)  # (B, T+1)
+        masks |= {"observation": batch.obs_mask, "reward": batch.mask, "continuation": batch.mask}
         reached = features[:, 1:].contiguous()  # (B, T, F): reward and continuation belong to what was reached
         terms = {
             "observation": -masked_mean(weighted, batch.obs_mask),
@@ -101,14 +102,14 @@ class WorldModel(nn.Module):
             **latent_terms,
         } | encoding.aux
         if self.ensemble is not None:
-            terms["ensemble"] = self._ensemble_loss(self.ensemble, encoding, contexts, batch)
+            terms["ensemble"], masks["ensemble"] = self._ensemble_loss(self.ensemble, encoding, contexts, batch)
         weights = vars(self.objective)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         bound = masked_mean(log_likelihood - kl, batch.obs_mask)
         follows = ~batch.starts & batch.obs_mask
         metrics = {"kl": masked_mean(kl, follows), "log_likelihood": masked_mean(log_likelihood, batch.obs_mask)}
         detached = {name: value.detach() for name, value in (terms | metrics).items()}
-        return LossOutput(total, terms, bound.detach(), states.detach(), detached)
+        return LossOutput(total, terms, bound.detach(), states.detach(), detached, masks)
 
     def infer(self, batch: Batch, *, sample: bool = True) -> State:
         """Posterior states (B, T+1) of a batch of windows; `sample` draws their latents instead of taking modes."""
@@ -134,7 +135,7 @@ class WorldModel(nn.Module):
         bijection has no posterior: for it this is -log p(o_t | history), exactly if `sample` is False.
         """
         encoding, states = self._encode(batch, sample=sample)
-        kl, _ = self._divergences(encoding, self._prior_of(states.context, batch), batch)
+        kl, _, _ = self._divergences(encoding, self._prior_of(states.context, batch), batch)
         return torch.where(batch.obs_mask, kl, 0)
 
     def divergence(self, encoding: Encoding, raw: Tensor) -> Tensor:
@@ -235,10 +236,12 @@ class WorldModel(nn.Module):
         """Contexts (..., D) -> uncertainty of the latents that they lead to."""
         return decompose(ensemble.family, ensemble(context, self.temporal_prior.previous(context)))
 
-    def _ensemble_loss(self, ensemble: Members, encoding: Encoding, contexts: Tensor, batch: Batch) -> Tensor:
+    def _ensemble_loss(
+        self, ensemble: Members, encoding: Encoding, contexts: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
         """Sum over members of KL(q || p_k), or -log p_k(z) without a posterior, in nats per step that the data hold.
 
-        Cut from everything else: contexts, latents and posterior are data here.
+        Cut from everything else: contexts, latents and posterior are data here. Also which steps each member saw.
         """
         steps = slice(1, None, ENSEMBLE_STRIDE)
         contexts = contexts.detach()[:, steps]
@@ -250,7 +253,7 @@ class WorldModel(nn.Module):
         seen = (~batch.starts & batch.obs_mask)[:, steps].expand_as(nats)  # (K, B, T / 2)
         if batch.rows is not None:
             seen = seen & ensemble.sees(batch.rows[:, steps])
-        return ensemble.members * masked_mean(nats, seen)
+        return ensemble.members * masked_mean(nats, seen), seen
 
     def _encode(self, batch: Batch, *, sample: bool = True) -> tuple[Encoding, State]:
         """Encodings and posterior states (B, T+1, ...) of a window."""
@@ -281,31 +284,36 @@ class WorldModel(nn.Module):
         temporal = self.temporal_prior.prior(contexts)
         return torch.where(batch.starts.unsqueeze(-1), self.marginal.parameters_of(batch.is_first), temporal)
 
-    def _divergences(self, encoding: Encoding, raw_prior: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """log q(z|o) - log p(z|h) in nats (B, T+1), detached, and the loss terms dynamics, representation, marginal.
+    def _divergences(
+        self, encoding: Encoding, raw_prior: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """log q(z|o) - log p(z|h) in nats (B, T+1), detached; terms dynamics, representation, marginal, and their masks.
 
         Free nats hold for each step's closed-form KL, and for the batch mean of a one-sample estimate. A bijection has
         no posterior: the terms are its exact negative log-likelihood, with nothing to leave free or to balance.
         """
         starts, follows = batch.starts & batch.obs_mask, ~batch.starts & batch.obs_mask
-        free = self.objective.free_nats
+        free, masks = self.objective.free_nats, {"dynamics": follows, "representation": follows, "marginal": starts}
         if encoding.posterior is None:
             nats = self.divergence(encoding, raw_prior)
             parts = {
                 name: masked_mean(torch.where(where, nats, 0), batch.obs_mask)
                 for name, where in (("dynamics", follows), ("marginal", starts))
             }
-            return nats.detach(), parts | {"representation": torch.zeros_like(parts["dynamics"])}
+            parts["representation"] = torch.zeros_like(parts["dynamics"])
+            return nats.detach(), parts, dict.fromkeys(parts, batch.obs_mask)
         dynamics = self.divergence(encoding.detach(), raw_prior)
         representation = self.divergence(encoding, raw_prior.detach())
         if self.family_module is None:
-            return dynamics.detach(), {
+            terms = {
                 "dynamics": masked_mean(dynamics.clamp(min=free), follows),
                 "representation": masked_mean(representation.clamp(min=free), follows),
                 "marginal": masked_mean(dynamics, starts),
             }
-        return dynamics.detach(), {
+            return dynamics.detach(), terms, masks
+        terms = {
             "dynamics": masked_mean(dynamics, follows).clamp(min=free or -inf),
             "representation": masked_mean(representation, follows).clamp(min=free or -inf),
             "marginal": masked_mean(dynamics, starts),
         }
+        return dynamics.detach(), terms, masks

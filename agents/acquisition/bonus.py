@@ -20,6 +20,7 @@ from agents.acquisition.learned import (
 from agents.acquisition.scores import disagreement, information_gain, jensen_renyi, sigma
 from agents.acquisition.task import TaskAware
 from agents.options import AcquisitionOptions
+from agents.ranks import ALONE, Ranks
 from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.types import Acquisition, Batch, Policy, Rollout, State
@@ -140,10 +141,10 @@ class Bonus(nn.Module):
         """What is added to the imagined reward, (B, H); the change of the reward's own weight is part of it."""
         return self._addition(rollout, self.acquisition(rollout))
 
-    def apply_to(self, rollout: Rollout) -> tuple[Rollout, Tensor | None]:
+    def apply_to(self, rollout: Rollout, ranks: Ranks = ALONE) -> tuple[Rollout, Tensor | None]:
         """The rollout with its new reward, and which steps are trusted: (B, H) bool, None for all. Moves the scale."""
         score = self.acquisition(rollout)  # (B, H)
-        self.scale.copy_(self._followed(self.scale, score.detach().std(), self.scale == 0))
+        self.scale.copy_(self._followed(self.scale, ranks.gather(score.detach()).std(), self.scale == 0))
         trusted = None if self.quantile == 1 else self._trusted(score)
         return replace(rollout, reward=rollout.reward + self._addition(rollout, score)), trusted
 
@@ -151,7 +152,9 @@ class Bonus(nn.Module):
         """Which steps are trusted, (B, H) bool: no score above the threshold so far."""
         return self._trusted(self.acquisition(rollout))
 
-    def learn(self, world_model: WorldModel, states: State, batch: Batch, *, scale: bool = False) -> Lesson | None:
+    def learn(
+        self, world_model: WorldModel, states: State, batch: Batch, *, scale: bool = False, ranks: Ranks = ALONE
+    ) -> Lesson | None:
         """Let the acquisition see real steps; what is to become of it, or None where there is nothing to learn.
 
         states: (B, T+1), the posterior states of `batch`. scale: let the scale follow the scores of these steps, for
@@ -165,7 +168,7 @@ class Bonus(nn.Module):
         moved: dict[str, Tensor] = {}
         if scale or self.quantile < 1:
             with torch.no_grad():
-                score = acquisition(observed.rollout)[observed.mask]
+                score = ranks.gather(acquisition(observed.rollout)[observed.mask])
                 if scale:
                     moved["scale"] = self._followed(self.scale, score.std(), self.scale == 0)
                 if self.quantile < 1:

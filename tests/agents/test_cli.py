@@ -37,7 +37,7 @@ def trainer(monkeypatch):
     module = ModuleType("agents.trainer")
     module.calls = []
 
-    def train(options, run, *, resume, logger):
+    def train(options, run, *, resume, logger, ranks):
         module.calls.append((options, run, resume))
         logger.log(1, {"train/return": 1.0})
         (run / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
@@ -259,7 +259,7 @@ import signal, sys, types
 module = types.ModuleType("agents.trainer")
 class Interrupted(KeyboardInterrupt):
     step, barrier = 4120, 4000
-def train(options, run, *, resume, logger):
+def train(options, run, *, resume, logger, ranks):
     (run / "checkpoints").mkdir()
     (run / "LATEST").write_text("0")
     try:
