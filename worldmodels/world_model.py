@@ -287,7 +287,7 @@ class WorldModel(nn.Module):
     def _divergences(
         self, encoding: Encoding, raw_prior: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """log q(z|o) - log p(z|h) in nats (B, T+1), detached; terms dynamics, representation, marginal, and their masks.
+        """log q(z|o) - log p(z|h) in nats (B, T+1), detached; terms dynamics, representation, marginal; their masks.
 
         Free nats hold for each step's closed-form KL, and for the batch mean of a one-sample estimate. A bijection has
         no posterior: the terms are its exact negative log-likelihood, with nothing to leave free or to balance.

@@ -1,4 +1,4 @@
-"""A run of two processes through the command line: what it leaves, and that a killed and resumed one leaves the same."""
+"""A run of two processes through the command line: what it leaves, and that one that was killed leaves the same."""
 
 import json
 import os
