@@ -10,10 +10,14 @@ from agents import learner as learner_module
 from agents.actor_critic import ActorCritic
 from agents.launched import Place, place
 from agents.learner import Learner
+from agents.log import Logger
 from agents.options import ActorCriticOptions, LearnerOptions, TrainOptions
 from agents.ranks import ALONE, Ranks, connect
 from agents.shares import share
+from agents.trainer import Trainer
+from envs.vector import VectorEnv
 from tests.contracts.tools import ACTIONS, OBS, small_model, small_options, window
+from tests.learning.tools import TINY
 from tests.processes import in_each
 from worldmodels.errors import ConfigError, WorldModelsError
 from worldmodels.types import Batch
@@ -28,7 +32,13 @@ def make_learner(kind="gaussian", ranks=ALONE):
     """The same learner in every process: its gradients are kept in `learner.seen` instead of being used."""
     torch.manual_seed(3)
     model = small_model(small_options(kind), OBS["vector"], ACTIONS["continuous"])
-    return Learner(model, ActorCritic(model.features_size, ACTIONS["continuous"], OPTIONS.agent), OPTIONS, ranks=ranks)
+    policy = ActorCritic(model.features_size, ACTIONS["continuous"], OPTIONS.agent)
+    with torch.no_grad():  # rewards and values of some size, so that range and scale matter
+        for net, size in ((model.reward.net, 1e-6), (policy.critic.net, 0.1)):
+            for parameter in net[-1].parameters():
+                parameter.add_(size * torch.randn(parameter.shape))
+        policy.slow_critic.load_state_dict(policy.critic.state_dict())
+    return Learner(model, policy, OPTIONS, ranks=ranks)
 
 
 def keep_gradients(learner):
@@ -123,6 +133,7 @@ def test_a_batch_that_is_split_over_two_processes_has_the_gradient_of_the_whole(
         return gradients() | {"range": learner.policy.return_range, "scale": learner.policy.critic.scale}
 
     whole = work(ALONE)
+    assert whole["range"] > 1 and whole["scale"] > 101
     halves = in_each(lambda ranks: {name: value.tolist() for name, value in work(ranks).items()}, tmp_path / "log")
     assert len(whole) > 30 and set(halves[0]) == set(whole)
     for name, value in whole.items():
@@ -188,6 +199,21 @@ def test_what_is_not_finite_in_one_process_is_skipped_by_both(what, tmp_path):
     assert first is not None and second is not None and kept and kept_too and one == two
     assert "gradient of" in first or "loss" in first
     assert second.startswith("reward: 1 of" if what == "model" else "states: ")
+
+
+def test_processes_begin_with_the_same_parameters_and_random_numbers_of_their_own(tmp_path):
+    def work(ranks):
+        with VectorEnv(TINY.env, 1) as envs, Logger(tmp_path, on=False) as log:
+            trainer = Trainer(replace(TINY, seed=5), tmp_path, envs, log, ranks)
+            parameters = [p.tolist() for p in trainer.agent.policy.parameters()]
+            trainer.collector.step(random=True)
+            obs = next(trainer.replay.iter_episodes())["obs"]["obs"][0].tolist()
+            draws = torch.rand(()).item(), trainer.replay_rng.random(), trainer.collect_rng.random()
+            return parameters, (obs, *draws)
+
+    alone, ((first, mine), (second, yours)) = work(ALONE), in_each(work, tmp_path / "log")
+    assert first == second == alone[0] and mine == alone[1]
+    assert all(one != two for one, two in zip(mine, yours, strict=True))
 
 
 def test_a_process_that_is_gone_is_told_in_one_line(tmp_path):

@@ -53,7 +53,7 @@ def test_a_run_of_two_processes_counts_the_steps_of_both_and_keeps_the_experienc
     )
     prefixes = {name.partition("-")[0] for name in checkpoint.segments}
     assert prefixes == {"rank0", "rank1"} and checkpoint.parts["ranks"]["json"] == 2
-    assert counters["updates"] == 3 + int((counters["step"] - 40) * 0.2) or counters["updates"] > 20
+    assert counters["updates"] > 20
     names = [name for line in read_metrics(whole) for name in line if name == "evaluation/mean"]
     assert len(names) == counters["evaluations"] >= 2
     assert json.loads((whole / "evaluation.json").read_text())["episodes"] == 2
