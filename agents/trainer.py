@@ -78,7 +78,7 @@ def train(
                     every = slice(ranks.rank, None, ranks.count)
                     trainer.notes(fill(trainer.replay, options.data, trainer.agent, every))
                 trainer.begin(again=resume)
-            trainer.notes([f"run folder: {run}"])
+            trainer.notes([f"run folder: {run}" + (f" ({ranks.count} processes)" if ranks.count > 1 else "")])
             trainer.loop()
             return trainer.finish() if ranks.first else None
         except KeyboardInterrupt as error:
