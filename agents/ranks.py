@@ -149,7 +149,7 @@ def connect(place: Place, device: str) -> Iterator[Ranks]:
             f"device: {place.local_count} processes here need as many GPUs, got {torch.cuda.device_count()}"
         )
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets in every process
     fabric = Fabric(
