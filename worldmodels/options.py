@@ -60,7 +60,7 @@ class StateSpaceOptions:
     deter: int = field(default=64, metadata={"min": 1, "max": 16384})
     """Units of each layer."""
     hidden: int = field(default=64, metadata={"min": 1, "max": 4096})
-    layers: int = field(default=1, metadata={"min": 1, "max": 8})
+    layers: int = field(default=2, metadata={"min": 1, "max": 8})
     longest: float = field(default=6.0, metadata={"min": 1.0, "max": 10_000.0})
     """Steps that the slowest unit remembers at first; the fastest remembers one. A third of `replay.length` or less:
     what a unit holds after longer than a window was never trained on."""
