@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, help="of the runs of `solve`; the task's own, if not given")
-    parser.add_argument("--updates", type=int, default=2_000, help="of the models of `quality` (%(default)s)")
+    parser.add_argument("--updates", type=int, default=1_000, help="of the models of `quality` (%(default)s)")
     parser.add_argument("--json", type=Path, help="file of lines to keep results in, and to go on from")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
