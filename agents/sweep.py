@@ -4,6 +4,7 @@
 `multirun/DATE/TIME/`. A launcher plugin (`hydra/launcher=joblib`, `submitit_slurm`) runs them elsewhere.
 """
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,14 @@ from worldmodels.errors import ConfigError
 
 # Hydra would put a .hydra folder and a log file into every run's folder, which has to be empty.
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher", "sweep-joblib"),
+    "submitit_slurm": ("hydra_submitit_launcher", "slurm"),
+    "submitit_local": ("hydra_submitit_launcher", "slurm"),
+    "ray": ("hydra_ray_launcher", "ray"),
+    "ray_aws": ("hydra_ray_launcher", "ray"),
+}
+"""Value of `hydra/launcher` -> the plug-in that has it, and the extra of this project that brings it."""
 _IMPORTS = "imports"  # carries --import to a job that a launcher starts in another process; no key of a run
 _OWN_FOLDER = "every run of a sweep has a folder of its own; hydra.sweep.dir=PATH says where"
 
@@ -28,7 +37,7 @@ def multirun(overrides: Sequence[str], *, modules: Sequence[str] = ()) -> int:
         modules: what every job imports first.
 
     Raises:
-        ConfigError: an unknown key or preset, before the first job starts.
+        ConfigError: an unknown key or preset, or a launcher that is not installed, before the first job starts.
     """
     import hydra
 
@@ -76,7 +85,14 @@ def job(config: Any) -> None:  # noqa: ANN401 - what Hydra composed
 def _check(lines: Sequence[str]) -> None:
     """Raise ConfigError for keys that no run has; whether the values fit is seen when their turn comes."""
     mapping: dict[str, Any] = {}
-    for key in (line.lstrip("+").partition("=")[0] for line in lines):
+    for key, _, value in (line.lstrip("+").partition("=") for line in lines):
+        if key == "hydra/launcher" and not _is_there(value):
+            module, extra = LAUNCHERS[value]
+            name = module.replace("_", "-")
+            raise ConfigError(
+                f"hydra/launcher={value} needs {name}, which is not installed: pip install 'worldmodels[{extra}]'"
+                f" (in a checkout: pip install '.[{extra}]')"
+            )
         if key in ("run", "resume"):
             raise ConfigError(f"{key}= cannot be combined with -m: {_OWN_FOLDER}")
         if key in GROUPS or key.split(".")[0].split("/")[0] == "hydra":
@@ -87,3 +103,13 @@ def _check(lines: Sequence[str]) -> None:
             place, section = place.setdefault(section, {}), name
         place[section] = None
     check_keys(mapping, TrainOptions)
+
+
+def _is_there(launcher: str) -> bool:
+    """Whether a launcher can be loaded; of those that are not known Hydra itself says so."""
+    if launcher not in LAUNCHERS:
+        return True
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{LAUNCHERS[launcher][0]}") is not None
+    except ModuleNotFoundError:  # no plug-in at all
+        return False

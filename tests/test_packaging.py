@@ -25,8 +25,8 @@ pytestmark = pytest.mark.xdist_group("packaging")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SHIPPED = PROJECT["tool"]["setuptools"]["packages"]
 PROVIDERS = importlib.metadata.packages_distributions()
-# The box2d extra is left to those who ask for it; everything else is what tests and benchmarks run on.
-LOCKED_EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"box2d"})
+# box2d and what needs a cluster are left to those who ask for it; the rest is what tests and benchmarks run on.
+LOCKED_EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"box2d", "slurm", "ray"})
 
 
 def locked() -> dict[str, str]:
