@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agents.compiled import check_compiler
 from agents.compose import compose
 from agents.options import TrainOptions
 from worldmodels.config import build, dump_yaml, load_yaml, to_mapping
@@ -22,7 +23,7 @@ CONFIG_FILE = "config.yaml"
 MINARI = "minari:"
 """How `data` names a local Minari data set: `minari:ID`."""
 RESUMABLE = (
-    "steps", "online_steps", "device", "evaluation", "train.log_every", "train.keep",
+    "steps", "online_steps", "device", "evaluation", "train.log_every", "train.keep", "train.compile",
     "env.timeout_s", "env.workers", "env.restarts",
 )  # fmt: skip
 """Keys, and whole sections, that a resumed run may change: none of them changes what the learner computes."""
@@ -122,6 +123,8 @@ def check_run(options: TrainOptions) -> TrainOptions:
     if options.online_steps and options.data is None:
         raise ConfigError("online_steps: only a run from fixed data has a part that is collected later; use steps")
     _check_device(options.device)
+    if options.train.compile:
+        check_compiler()
     from envs.make import make_env
 
     make_env(options.env).close()

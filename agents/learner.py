@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from agents.actor_critic import ActorCritic
 from agents.cloning import clone_loss
+from agents.compiled import compiled
 from agents.options import TrainOptions
 from agents.ranks import ALONE, Ranks
 from worldmodels.errors import NonFiniteError
@@ -99,6 +100,8 @@ class Learner:
         learned = [p for p in bonus.parameters() if p.requires_grad] if bonus is not None else []
         self.bonus_optimizer = Adam(learned, options.agent.acquisition.rate, fused=True) if learned else None
         self.autocast = bfloat16_pays(options, world_model.device)
+        if options.train.compile:
+            world_model.compiled_step = compiled(world_model.one_step)
         self.updates = 0
         self.skipped = 0
         self.skipped_in_a_row = 0

@@ -183,8 +183,9 @@ class LearnerOptions:
     which updates become rarer as 1 / step and all learning rates fall as 1 / sqrt(step). every: simulator steps between
     groups of updates. model_rate: learning rate of the world model. clip: largest norm of its gradient. threads: torch
     threads on the CPU. precision: of matrix products; parameters, statistics and losses are float32 always. `auto` is
-    bfloat16 where the machine multiplies it faster and the model is large enough to gain. checkpoint_every: simulator
-    steps between checkpoints. keep: checkpoints kept.
+    bfloat16 where the machine multiplies it faster and the model is large enough to gain. compile: the imagined step is
+    compiled; it pays in long runs of wide models (docs/performance.md). checkpoint_every: simulator steps between
+    checkpoints. keep: checkpoints kept.
     max_skipped_updates: updates in a row that may be skipped for a non-finite loss or gradient before the run stops.
     log_every: simulator steps between lines of training metrics.
     """
@@ -198,6 +199,7 @@ class LearnerOptions:
     clip: float = _above(100.0, 0.0)
     threads: int = _at_least(1, 1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
     checkpoint_every: int = _at_least(5000, 1)
     keep: int = _at_least(2, 1)
     max_skipped_updates: int = _at_least(10, 1)

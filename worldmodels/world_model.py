@@ -1,6 +1,6 @@
 """WorldModel: loss, infer, filter, imagine, decode. Made of conditional distributions and of nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, nan
 
@@ -70,6 +70,7 @@ class WorldModel(nn.Module):
         self.objective = objective
         self.ensemble = ensemble
         self.calibration = None if ensemble is None else Calibration()
+        self.compiled_step: Callable[[State, Tensor], tuple[State, Tensor]] | None = None  # `one_step`, but faster
 
     @property
     def features_size(self) -> int:
@@ -187,12 +188,11 @@ class WorldModel(nn.Module):
         uncertainty: ask the ensemble about every step too, once for all of them; without an ensemble nothing changes.
         entropy: without it `aleatoric` is NaN, and nothing is spent on it.
         """
+        step = self.one_step if self.compiled_step is None else self.compiled_step
         states, priors, actions = [state], [], []
         for t in range(horizon):
             action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
-            context, cache = self.temporal_prior.advance(state, action)
-            raw = self.temporal_prior.prior(context)
-            state = State(context, self.family.sample(raw), cache)
+            state, raw = step(state, action)
             states.append(state)
             priors.append(raw)
             actions.append(action)
@@ -209,6 +209,12 @@ class WorldModel(nn.Module):
         if not uncertainty or self.ensemble is None:
             return rollout
         return replace(rollout, **self._disagreement(self.ensemble, rollout.states.context[:, 1:])._asdict())
+
+    def one_step(self, state: State, action: Tensor) -> tuple[State, Tensor]:
+        """The state (B, ...) that `action` (B, A) leads to in imagination, a sample, and its raw prior (B, P)."""
+        context, cache = self.temporal_prior.advance(state, action)
+        raw = self.temporal_prior.prior(context)
+        return State(context, self.family.sample(raw), cache), raw
 
     def uncertainty(self, states: State, action: Tensor) -> Uncertainty:
         """What the ensemble says about taking `action` (..., A) in `states` (...).
