@@ -5,14 +5,15 @@ import shutil
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from worldmodels.errors import ConfigError
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment's variable that says where compiled code is kept."""
 COMPILERS = ("g++", "clang++", "c++")
-Function = TypeVar("Function", bound=Callable[..., object])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def check_compiler() -> None:
@@ -26,7 +27,7 @@ def check_compiler() -> None:
         raise ConfigError(f"train.compile: {header} is missing; install Python's development files or leave it out")
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function, compiled at its first call for each shape; random numbers are those of the function itself.
 
     What was compiled is kept in the user's cache, or where TORCHINDUCTOR_CACHE_DIR says.

@@ -15,6 +15,8 @@ from worldmodels.errors import ConfigError
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own look at what it compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # what torch's own compiler imports
 @pytest.mark.parametrize("posterior", ["gaussian", "categorical"])
 def test_compiled_imagination_is_the_plain_one_to_rounding(posterior):
     model = small_model(small_options(posterior, blocks=2), OBS["vector"], ACTIONS["continuous"])
@@ -37,6 +39,7 @@ def test_compiled_imagination_is_the_plain_one_to_rounding(posterior):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # what torch's own compiler imports
 def test_a_run_that_is_compiled_leaves_the_same_kind_of_checkpoint_and_goes_on_without(tmp_path):
     options = changed(TINY, "evaluation.every=0", "steps=60", "train.checkpoint_every=60")
     shapes = []
