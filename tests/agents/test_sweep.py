@@ -1,6 +1,7 @@
 """Sweeps in other processes: joblib runs every combination, a missing launcher is named with its command."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ sys.modules["agents.trainer"] = module
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("agents.trainer", "stand_in"):  # this process imports the stand-in too; afterwards it is gone
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
 
