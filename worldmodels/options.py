@@ -76,8 +76,10 @@ class TransformerOptions:
     hidden: int = field(default=128, metadata={"min": 1, "max": 16384})
     layers: int = field(default=2, metadata={"min": 1, "max": 16})
     heads: int = field(default=4, metadata={"min": 1, "max": 64})
-    window: int = field(default=16, metadata={"min": 2, "max": 4096})
-    """Steps that a token sees, itself included, in training as in the cache."""
+    window: int = field(default=8, metadata={"min": 2, "max": 4096})
+    """Steps that a token sees, itself included, in training as in the cache. Half of `replay.length` or less: else few
+    tokens of a training window see as many as acting does.
+    """
     prior_layers: int = field(default=2, metadata={"min": 1, "max": 8})
 
 

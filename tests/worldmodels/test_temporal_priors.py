@@ -257,7 +257,8 @@ def test_attention_is_the_loop_over_heads_and_tokens_written_out():
     starts = torch.zeros(2, 6, dtype=torch.bool)
     starts[:, 0] = starts[1, 4] = True
     found, _ = layer(x, same_episode(starts, 3))
-    query, key, value = (layer.norm(x) @ layer.project[0].weight.T).chunk(3, -1)
+    query, key = (layer.norm(x) @ layer.look[0].weight.T).chunk(2, -1)
+    value = x @ layer.show[0].weight.T
     for b in range(2):
         for t in range(6):
             begin = 4 if b == 1 and t >= 4 else 0

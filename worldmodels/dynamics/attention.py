@@ -14,7 +14,9 @@ from worldmodels.nets import Perceptron
 
 
 class AttentionLayer(nn.Module):
-    """x + attention(norm(x)), then x + perceptron(norm(x)) (Vaswani et al. 2017, normalised first).
+    """x + attention(x), then x + perceptron(norm(x)) (Vaswani et al. 2017, normalised first, but for the values).
+
+    Values are linear in the tokens as they are: a difference between two steps, such as a speed, keeps its size.
 
     width: of a token, a multiple of `heads`. hidden: of the perceptron. window: W, tokens that one token sees, itself
     included.
@@ -26,7 +28,8 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.width, self.heads, self.window = width, heads, window
         self.norm = nn.LayerNorm(width)
-        self.project = Perceptron(nn.Linear(width, 3 * width, bias=False))
+        self.look = Perceptron(nn.Linear(width, 2 * width, bias=False))  # queries and keys
+        self.show = Perceptron(nn.Linear(width, width, bias=False))  # values
         slopes = 2.0 ** (-8 * torch.arange(heads) / heads)  # (G,), 1 for the head that looks back the least
         self.age = nn.Parameter(-slopes.unsqueeze(-1) * torch.arange(window))  # (G, W)
         self.mix = Perceptron(nn.Linear(width, width, bias=False))
@@ -39,7 +42,7 @@ class AttentionLayer(nn.Module):
 
         `allowed` must be True on the diagonal and False where a token is younger or more than W - 1 steps older.
         """
-        query, key, value = self.project(self.norm(x)).chunk(3, -1)
+        (query, key), value = self.look(self.norm(x)).chunk(2, -1), self.show(x)
         heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]  # (B, G, T, w)
         steps = torch.arange(x.shape[1], device=x.device)
         ages = (steps.unsqueeze(-1) - steps).clamp(0, self.window - 1)  # (T, T)
@@ -54,7 +57,7 @@ class AttentionLayer(nn.Module):
         Args: gone: (N, 1, W), -infinity for those before it that there are not, 0 for the rest and for itself.
         Returns: the token, its keys and values (N, 2 width). The cache is read where it lies, not copied.
         """
-        query, key, value = self.project(self.norm(x)).chunk(3, -1)
+        (query, key), value = self.look(self.norm(x)).chunk(2, -1), self.show(x)
         keys, values = cached.split(self.width, -1)  # (N, W-1, width)
         by_head = query.unsqueeze(1) * self.pick  # (N, G, width)
         before = torch.bmm(by_head, keys.transpose(1, 2))  # (N, G, W-1)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from worldmodels.dynamics.attention import AttentionLayer, same_episode, tokens_so_far
-from worldmodels.nets import mlp
+from worldmodels.nets import Perceptron, mlp
 from worldmodels.types import Carried, LatentFamily, State, sliding_caches
 
 
@@ -39,16 +39,15 @@ class TransformerPrior(nn.Module):
         self.before = window - 1
         self.token_size = 2 * layers * width + 1
         self.context_size = width + (family.width + action_size if self.carries else 0)
-        self.embed = mlp(family.width + action_size, hidden, 1, width, norm=norm)
+        self.embed = Perceptron(nn.Linear(family.width + action_size, width))
         self.layers = nn.ModuleList(
             AttentionLayer(width, hidden=hidden, heads=heads, window=window) for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(width)
         self.head = mlp(self.context_size, hidden, prior_layers, family.parameters, norm=norm, scale=0.1)
 
     def initial(self, batch: int) -> Carried:
         """Zeros (B, D), and a cache with nothing in it (B, W-1, C)."""
-        device = self.norm.weight.device
+        device = next(self.parameters()).device
         context = torch.zeros(batch, self.context_size, device=device)
         return context, torch.zeros(batch, self.before, self.token_size, device=device)
 
@@ -68,8 +67,7 @@ class TransformerPrior(nn.Module):
             x, token = layer.step(x, cached, gone)  # type: ignore[operator]
             written.append(token)
         token = torch.cat([*written, (count + 1).clamp(max=self.before)], -1)
-        readout = self.norm(x)
-        context = torch.cat([readout, inputs], -1) if self.carries else readout
+        context = torch.cat([x, inputs], -1) if self.carries else x
         return context, torch.cat([state.cache[:, 1:], token.unsqueeze(1)], 1)
 
     def prior(self, context: Tensor) -> Tensor:
@@ -96,8 +94,7 @@ class TransformerPrior(nn.Module):
             x, tokens = layer(x, allowed)
             written.append(tokens)
         keep = (~starts[:, 1:]).unsqueeze(-1)  # (B, T, 1)
-        readout = self.norm(x)
-        contexts = (torch.cat([readout, inputs], -1) if self.carries else readout) * keep
+        contexts = (torch.cat([x, inputs], -1) if self.carries else x) * keep
         contexts = torch.cat([contexts.new_zeros(len(z), 1, self.context_size), contexts], 1)  # (B, T+1, D)
         count = tokens_so_far(starts[:, :-1]).clamp(max=self.before).unsqueeze(-1) * keep
         tokens = torch.cat([*written, count], -1)  # (B, T, C)
