@@ -44,6 +44,21 @@ def test_losses_in_bfloat16_are_those_in_float32_within_three_per_cent(posterior
     assert rounded != exact
 
 
+@pytest.mark.parametrize("posterior", FAMILIES)
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(posterior):
+    batch, directions = window(OBS["vector"], ACTIONS["discrete"]), []
+    for precision in ("float32", "bfloat16"):
+        own = learner(posterior, precision)
+        torch.manual_seed(1)
+        with own.products():
+            loss = own.world_model.loss(batch).total
+        found = torch.autograd.grad(loss, list(own.world_model.parameters()), allow_unused=True)
+        directions.append(torch.cat([g.flatten() for g in found if g is not None]))
+    exact, rounded = directions
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.995
+    assert rounded.norm() == pytest.approx(float(exact.norm()), rel=0.03) and not torch.equal(exact, rounded)
+
+
 def test_auto_is_bfloat16_only_for_wide_models_on_machines_that_multiply_it():
     small = TrainOptions()
     model, agent = small.world_model, small.agent
