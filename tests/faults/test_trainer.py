@@ -187,6 +187,8 @@ NOT_STATE = {
         *("agent", "learner", "replay", "replay_rng", "collect_rng"),  # parts of their own
         *("collector", "best", "alarm"),
         "collapsed",  # whether it was said
+        "ranks",  # the processes of the run: given anew
+        "idle",  # at a barrier no episode is open
         "_eval_envs",  # every evaluation resets them with seeds of its own
     },
     Learner: {
@@ -194,10 +196,11 @@ NOT_STATE = {
         *("model_optimizer", "actor_optimizer", "critic_optimizer"),  # parts of their own
         *("sb3", "bonus", "bonus_optimizer"),  # parts too, where the run has them
         "autocast",  # a function of the options
+        "ranks",
         "fault",  # says what happened in the last update alone
     },
     Collector: {
-        *("agent", "envs", "replay", "seed", "rng"),
+        *("agent", "envs", "replay", "seed", "rng", "first_stream"),
         "draining",  # set at every turn of the loop
         *("_open", "_first", "_return", "_length", "_obs", "_carry"),  # of open episodes; at a barrier there is none
     },
