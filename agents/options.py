@@ -29,9 +29,11 @@ class PlannerOptions:
     spectrum over the horizon, 0 for white (icem). decay: fewer candidates with each iteration (icem). momentum: share
     of the old belief that a fit keeps. temperature: of the weights, in units of the return (mppi). rate: of the
     gradient. std, min_std: of the first belief, and below which no fit goes. particles: imagined rollouts of each
-    candidate. members: whether rollouts follow the temporal prior (`none`), one member of the ensemble to their end
-    (`rollout`, TS-infinity) or another one at each step (`step`, TS1). noise: of actions while collecting, a standard
-    deviation or the chance of a uniform action. proposals: candidates that the learned policy adds (planner_actor).
+    candidate, with noise of their own; 0: one, along the means of Gaussian latents, so that chance ranks no candidate
+    (one-hots are drawn all the same). members: whether rollouts follow the temporal prior (`none`), one member of the
+    ensemble to their end (`rollout`, TS-infinity) or another one at each step (`step`, TS1). noise: of actions while
+    collecting, a standard deviation or the chance of a uniform action. proposals: candidates that the learned policy
+    adds (planner_actor).
     """
 
     search: Literal["icem", "cem", "mppi", "gradient"] = "icem"
@@ -47,7 +49,7 @@ class PlannerOptions:
     rate: float = _above(0.1, 0.0)
     std: float = _above(0.7, 0.0)
     min_std: float = _above(0.05, 0.0)
-    particles: int = _at_least(1, 1)
+    particles: int = _at_least(0, 0)
     members: Literal["none", "rollout", "step"] = "none"
     noise: float = _between(0.1, 0.0, 1.0)
     proposals: int = _at_least(8, 0)

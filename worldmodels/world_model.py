@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import inf, nan
 
 import torch
@@ -181,14 +182,16 @@ class WorldModel(nn.Module):
         *,
         uncertainty: bool = False,
         entropy: bool = True,
+        sample: bool = True,
     ) -> Rollout:
         """Roll `horizon` steps from `state` (B, ...) without observations or decoder.
 
         policy: features (B, F) -> action (B, A), or a fixed plan (B, H, A). Runs with or without gradients.
         uncertainty: ask the ensemble about every step too, once for all of them; without an ensemble nothing changes.
-        entropy: without it `aleatoric` is NaN, and nothing is spent on it.
+        entropy: without it `aleatoric` is NaN, and nothing is spent on it. sample: draw each latent from the prior
+        instead of taking its mode.
         """
-        step = self.one_step if self.compiled_step is None else self.compiled_step
+        step = partial(self.one_step, sample=sample) if self.compiled_step is None or not sample else self.compiled_step
         states, priors, actions = [state], [], []
         for t in range(horizon):
             action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
@@ -210,11 +213,12 @@ class WorldModel(nn.Module):
             return rollout
         return replace(rollout, **self._disagreement(self.ensemble, rollout.states.context[:, 1:])._asdict())
 
-    def one_step(self, state: State, action: Tensor) -> tuple[State, Tensor]:
-        """The state (B, ...) that `action` (B, A) leads to in imagination, a sample, and its raw prior (B, P)."""
+    def one_step(self, state: State, action: Tensor, *, sample: bool = True) -> tuple[State, Tensor]:
+        """The state (B, ...) that `action` (B, A) leads to in imagination, a sample or the mode; its raw prior (B, P)."""
         context, cache = self.temporal_prior.advance(state, action)
         raw = self.temporal_prior.prior(context)
-        return State(context, self.family.sample(raw), cache), raw
+        z = self.family.sample(raw) if sample else self.family.mode(raw)
+        return State(context, z, cache), raw
 
     def uncertainty(self, states: State, action: Tensor) -> Uncertainty:
         """What the ensemble says about taking `action` (..., A) in `states` (...).

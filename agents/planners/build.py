@@ -43,16 +43,18 @@ def build_planner(
     learned = options.name == "planner_actor"
     if bonus is not None and not learned:
         _check_alone(bonus)
+    sample = own.particles > 0 or not world_model.family.ordered
+    how = {"uncertainty": bonus is not None, "sample": sample}
     if own.members == "none":
-        imagine: Imagine = partial(world_model.imagine, entropy=False, uncertainty=bonus is not None)
+        imagine: Imagine = partial(world_model.imagine, entropy=False, **how)
     else:
-        imagine = member_imagine(world_model, every_step=own.members == "step", uncertainty=bonus is not None)
+        imagine = member_imagine(world_model, every_step=own.members == "step", **how)
     objective = Objective(
         imagine,
         options.gamma,
         value=(lambda features: policy.slow_critic(features).mean) if learned else None,
         bonus=bonus,
-        particles=own.particles,
+        particles=max(own.particles, 1),
         trust=bonus.trust if bonus is not None and bonus.quantile < 1 else None,
     )
     return Planner(

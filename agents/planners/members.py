@@ -13,12 +13,13 @@ from worldmodels.world_model import WorldModel
 
 
 def member_imagine(
-    world_model: WorldModel, *, every_step: bool, uncertainty: bool = False
+    world_model: WorldModel, *, every_step: bool, uncertainty: bool = False, sample: bool = True
 ) -> Callable[[State, Tensor, int], Rollout]:
     """`imagine(state (N, ...), plan (N, H, A), H)` in which each row follows one member and not the temporal prior.
 
     Row n follows member n modulo K to its end (TS-infinity), so that neighbouring rows, which are the particles of one
-    plan, follow different members; with `every_step` the rows are dealt anew at each step (TS1).
+    plan, follow different members; with `every_step` the rows are dealt anew at each step (TS1). sample: draw each
+    latent instead of taking the mode of the member's prediction.
 
     Raises: ConfigError: the model has no ensemble.
     """
@@ -26,12 +27,14 @@ def member_imagine(
     if ensemble is None:
         raise ConfigError("agent.planner.members asks for an ensemble: set world_model.ensemble.members=5")
 
+    draw = ensemble.family.sample if sample else ensemble.family.mode
+
     def imagine(state: State, plan: Tensor, horizon: int) -> Rollout:
         states = [state]
         for t in range(horizon):
             context, cache = world_model.temporal_prior.advance(states[-1], plan[:, t])
             raw = _led(ensemble, context, world_model.temporal_prior.previous(context), deal=every_step)
-            states.append(State(context, ensemble.family.sample(raw), cache))
+            states.append(State(context, draw(raw), cache))
         whole = stack_states(states)  # (N, H+1, ...)
         reached = whole.features[:, 1:]
         reward = world_model.reward(reached).mean

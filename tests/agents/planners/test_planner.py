@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents.agent import Agent
+from agents.experiment import load_options
 from agents.planners import (
     CEM,
     CategoricalPlans,
@@ -22,6 +24,7 @@ from agents.planners import (
     trusted_return,
 )
 from tests.agents.planners.systems import CONTINUOUS, DISCRETE, HORIZON, Linear, searches
+from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import Rollout, State
 
 X = torch.tensor([[0.4, -0.2], [-0.3, 0.5]])
@@ -187,6 +190,21 @@ def test_particles_are_averaged():
     one = Objective(noisy, 1.0).of(state())(plans).std(-1)
     many = Objective(noisy, 1.0, particles=64).of(state())(plans).std(-1)
     torch.testing.assert_close(one / many, torch.full((2,), 8.0), rtol=0.3, atol=0)
+
+
+@pytest.mark.parametrize(("members", "scores"), [("none", 1), ("rollout", 5)])
+def test_without_particles_chance_ranks_no_candidate(members, scores):
+    options = load_options(["env=pendulum", "agent=planner", f"agent.planner.members={members}"])
+    agent = Agent(options, {"obs": ObsSpec("vector", (3,))}, ActionSpec("continuous", (), 1))
+    for parameter in agent.world_model.reward.parameters():  # an untrained head says 0 everywhere
+        torch.nn.init.normal_(parameter)
+    start = agent.world_model.dream_start(1)
+    plans = torch.randn(1, 1, 4, 1).expand(1, 50, -1, -1)
+    assert agent.planner is not None
+    found = agent.planner.objective.of(start)(plans)
+    assert len(found.mul(1e5).round().unique()) == scores  # one for each member that leads
+    drawn = replace(agent.planner.objective, imagine=agent.world_model.imagine).of(start)(plans)
+    assert drawn.unique().numel() > 40
 
 
 @pytest.mark.parametrize("horizon", [2, 7, 20])
