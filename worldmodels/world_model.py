@@ -214,7 +214,7 @@ class WorldModel(nn.Module):
         return replace(rollout, **self._disagreement(self.ensemble, rollout.states.context[:, 1:])._asdict())
 
     def one_step(self, state: State, action: Tensor, *, sample: bool = True) -> tuple[State, Tensor]:
-        """The state (B, ...) that `action` (B, A) leads to in imagination, a sample or the mode; its raw prior (B, P)."""
+        """The state (B, ...) that `action` (B, A) leads to in imagination, drawn or the mode; its raw prior (B, P)."""
         context, cache = self.temporal_prior.advance(state, action)
         raw = self.temporal_prior.prior(context)
         z = self.family.sample(raw) if sample else self.family.mode(raw)
