@@ -229,7 +229,11 @@ def _check_device(device: str) -> None:
     try:
         kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError as error:
-        raise ConfigError(f"device: expected cpu, cuda or cuda:N, got {device!r}") from error
+        raise ConfigError(f"device: expected cpu, cuda, cuda:N or mps, got {device!r}") from error
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device: mps is not available (it needs PyTorch on a Mac with Metal); use device=cpu")
+        return
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if kind != "cpu" and index >= count:
         raise ConfigError(f"device: {device} is not available (CUDA devices found: {count}); use device=cpu")

@@ -227,9 +227,9 @@ class EvaluationOptions:
 class TrainOptions:
     """A whole training run.
 
-    steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda` or
-    `cuda:N`. run: the run folder (none: named after environment, seed and time). resume: go on with what is there.
-    data: a run folder, a data folder or `minari:ID` whose episodes are learned from instead of collecting any; each of
+    steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda`,
+    `cuda:N` or `mps`. run: the run folder (none: named after environment, seed and time). resume: go on with what is
+    there. data: a run folder, a data folder or `minari:ID` whose episodes are learned from instead of collecting any; each of
     `steps` then earns the updates that a collected step would have earned. online_steps: simulator steps that are
     collected after those, with data alone.
     """

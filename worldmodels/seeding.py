@@ -4,7 +4,6 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def restore_generator(rng: np.random.Generator, state: State) -> None:
 
 
 def capture() -> State:
-    """Return the state of Python's, numpy's legacy and torch's global generators, and of every CUDA device in use."""
+    """Return the state of Python's, numpy's legacy and torch's global generators, and of every accelerator in use."""
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     tensors = {
@@ -60,8 +59,7 @@ def capture() -> State:
         "numpy": torch.from_numpy(np.asarray(keys, np.int64)),  # (624,)
         "torch": torch.get_rng_state(),
     }
-    for device, state in enumerate(_cuda_states()):
-        tensors[f"cuda.{device}"] = state
+    tensors |= _accelerator_states()
     numbers = {"position": int(position), "has_gauss": int(has_gauss), "cached": float(cached)}
     return {"tensors": tensors, "json": {"python": {"version": version, "gauss": gauss}, "numpy": numbers}}
 
@@ -69,10 +67,10 @@ def capture() -> State:
 def restore(state: State) -> None:
     """Put the global generators back to `state`; raises CheckpointError, with nothing changed, where it does not fit.
 
-    The states of CUDA devices that this machine does not have are left out: without the device nothing draws from it.
+    The states of devices that this machine does not have are left out: without the device nothing draws from it.
     """
     tensors, numbers = state["tensors"], state["json"]
-    cpu = {name: tensor for name, tensor in tensors.items() if not name.startswith("cuda.")}
+    cpu = {name: tensor for name, tensor in tensors.items() if not name.startswith(("cuda.", "mps"))}
     check_tensors({name: tensor for name, tensor in capture()["tensors"].items() if name in _CPU}, cpu)
     try:
         python = (numbers["python"]["version"], tuple(tensors["python"].tolist()), numbers["python"]["gauss"])
@@ -89,6 +87,8 @@ def restore(state: State) -> None:
     for device in range(torch.cuda.device_count()):
         if f"cuda.{device}" in tensors:
             torch.cuda.set_rng_state(tensors[f"cuda.{device}"], device)
+    if "mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["mps"])
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def forked(seed: int) -> Iterator[None]:
 class TorchStream:
     """A torch random state of its own: inside `with stream:` torch draws from it, outside nothing has changed.
 
-    device: the CPU's state is always the stream's; that of a CUDA device too where one is named.
+    device: the CPU's state is always the stream's; that of another device too where one is named.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -115,7 +115,7 @@ class TorchStream:
     def seed(self, seed: int) -> None:
         """Begin anew from `seed`."""
         self._own = [torch.Generator().manual_seed(seed).get_state()]
-        if self._device.type == "cuda":
+        if self._device.type != "cpu":
             self._own.append(torch.Generator(self._device).manual_seed(seed).get_state())
 
     def __enter__(self) -> None:
@@ -128,20 +128,28 @@ class TorchStream:
 
     def _states(self) -> list[torch.Tensor]:
         states = [torch.get_rng_state()]
-        return states + ([torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else [])
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        elif self._device.type == "mps":
+            states.append(torch.mps.get_rng_state())
+        return states
 
     def _set(self, states: list[torch.Tensor]) -> None:
         torch.set_rng_state(states[0])
-        if len(states) > 1:
+        if self._device.type == "cuda":
             torch.cuda.set_rng_state(states[1], self._device)
+        elif self._device.type == "mps":
+            torch.mps.set_rng_state(states[1])
 
 
 _CPU = ("python", "numpy", "torch")
 
 
-def _cuda_states() -> list[Any]:
-    """Return the state of every CUDA device, or nothing while CUDA is not in use: asking would start it."""
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+def _accelerator_states() -> dict[str, torch.Tensor]:
+    """Return the state of every CUDA device, or none while CUDA is not in use: asking would start it; and of MPS."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = {f"cuda.{device}": state for device, state in enumerate(devices)}
+    return states | ({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {})
 
 
 def _words(name: str) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ class WorldModel(nn.Module):
 
     def fit_standardizer(self, obs: Mapping[str, Tensor]) -> None:
         """Set centre and spread of vector observations, once, from name -> (N, ...)."""
-        self.standardizer.fit({name: value.to(self.device) for name, value in obs.items()})
+        self.standardizer.fit(obs)
 
     def loss(self, batch: Batch) -> LossOutput:
         """Training loss and evidence lower bound of a batch of windows. Scalars in nats."""

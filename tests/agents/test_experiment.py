@@ -177,7 +177,8 @@ def test_a_folder_in_use_is_left_alone(tmp_path):  # FAULTS 18
     [
         ({"env": EnvOptions(id="CartPol-v1")}, EnvironmentFault, "CartPol"),
         ({"device": "cuda:99"}, ConfigError, "device: cuda:99 is not available"),
-        ({"device": "tpu9"}, ConfigError, "device: expected cpu, cuda or cuda:N"),
+        ({"device": "tpu9"}, ConfigError, "device: expected cpu, cuda, cuda:N or mps"),
+        ({"device": "mps"}, ConfigError, "device: mps is not available"),
     ],
 )
 def test_nothing_is_written_where_the_run_cannot_start(changes, error, message, tmp_path):

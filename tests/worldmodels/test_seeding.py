@@ -109,6 +109,22 @@ def test_a_state_that_does_not_fit_changes_nothing(name):
     assert draw() == expected
 
 
+def test_the_state_of_mps_travels_where_there_is_one(monkeypatch):
+    """With a stand-in for the device: no test machine has one."""
+    state = torch.arange(8, dtype=torch.uint8)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state.clone())
+    monkeypatch.setattr(torch.mps, "set_rng_state", state.copy_)
+    before = seeding.capture()
+    state.zero_()
+    seeding.restore(before)
+    assert state.tolist() == list(range(8))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    state.zero_()
+    seeding.restore(before)  # a machine without it takes the rest
+    assert not state.any()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_generators_come_back():
     device = torch.device("cuda")

@@ -53,10 +53,11 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, obs: Mapping[str, Tensor]) -> None:
-        """Set the moments from observations name -> (N, n) or uint8 (N, H, W, C)."""
+        """Set the moments from observations name -> (N, n) or uint8 (N, H, W, C), on the CPU: not all have doubles."""
         for name, value in obs.items():
             if name in self.images:
                 center, spread = self.image_moments(name)
+                value = value.cpu()
                 parts = [part.double() / 255 - 0.5 for part in value.split(64)]
                 mean = torch.stack([part.sum(0) for part in parts]).sum(0) / len(value)
                 squares = torch.stack([(part - mean).square().mean((1, 2, 3)).sum() for part in parts]).sum()
@@ -64,7 +65,7 @@ class Standardizer(nn.Module):
                 spread.copy_((squares / len(value)).sqrt().clamp(min=MIN_SPREAD))
             elif name in self.positions:
                 center, spread = self.moments(name)
-                u = value.flatten(0, -2).double()
+                u = value.cpu().flatten(0, -2).double()
                 center.copy_(u.mean(0))
                 spread.copy_(u.std(0, correction=0).clamp(min=MIN_SPREAD))
 
