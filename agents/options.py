@@ -229,9 +229,9 @@ class TrainOptions:
 
     steps: simulator steps, action repeat included. seed: of everything that is random. device: `cpu`, `cuda`,
     `cuda:N` or `mps`. run: the run folder (none: named after environment, seed and time). resume: go on with what is
-    there. data: a run folder, a data folder or `minari:ID` whose episodes are learned from instead of collecting any; each of
-    `steps` then earns the updates that a collected step would have earned. online_steps: simulator steps that are
-    collected after those, with data alone.
+    there. data: a run folder, a data folder or `minari:ID` whose episodes are learned from instead of collecting any;
+    each of `steps` then earns the updates that a collected step would have earned. online_steps: simulator steps that
+    are collected after those, with data alone.
     """
 
     env: EnvOptions = field(default_factory=EnvOptions)
