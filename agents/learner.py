@@ -145,7 +145,7 @@ class Learner:
         imagine, scale_before = partial(self.world_model.imagine, entropy=False), None
         if self.bonus is not None:
             imagine, scale_before = partial(imagine, uncertainty=True), self.bonus.scale.clone()
-            self.bonus.refresh(self.world_model, self.policy.actor.mode, start)
+            self.bonus.refresh(self.world_model, self.policy.actor.mode, start, self.ranks)
         with self.products():
             losses = self.policy.losses(imagine, start, self.bonus, self.ranks)
         (actor_norm, critic_norm), fault = apply_gradients(

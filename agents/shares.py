@@ -14,8 +14,16 @@ from worldmodels.states import State
 
 OWN = ("replay_rng", "collect_rng", "random")
 """Parts of a checkpoint that every process has for itself."""
-ALIKE = ("world_model", "policy", "model_optimizer", "actor_optimizer", "critic_optimizer")
-"""Parts that are the same in all of them."""
+ALIKE = (
+    "world_model",
+    "policy",
+    "bonus",
+    "model_optimizer",
+    "actor_optimizer",
+    "critic_optimizer",
+    "bonus_optimizer",
+)
+"""Parts that are the same in all of them, where a run has them."""
 COUNT = "ranks"
 """The part that says how many processes a checkpoint is of; one process does without it."""
 
@@ -103,7 +111,7 @@ def own_parts(parts: Mapping[str, State], segments: Sequence[str], ranks: Ranks)
 
 def _hash(parts: Mapping[str, State]) -> str:
     digest = hashlib.sha256()
-    for part in ALIKE:
+    for part in (name for name in ALIKE if name in parts):
         for name, tensor in sorted(parts[part]["tensors"].items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -32,6 +32,12 @@ def every_command() -> list[tuple[str, ...]]:
     return sorted(found)
 
 
+def torchrun_commands() -> list[tuple[str, ...]]:
+    """The words of every `torchrun` command in the pages' shell blocks."""
+    found = [block.replace("\\\n", " ").splitlines() for path in PAGES for block in blocks(path.read_text(), "bash")]
+    return sorted({tuple(shlex.split(line)) for lines in found for line in lines if line.startswith("torchrun ")})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
@@ -69,6 +75,27 @@ def test_shown_settings_exist(words):
     settings = [word for word in settings if not word.startswith(("resume=", "hydra"))]
     assert settings
     build(TrainOptions, compose(settings))
+
+
+@pytest.mark.parametrize("words", torchrun_commands(), ids=" ".join)
+def test_shown_processes_can_share_the_work(words):
+    import torch
+
+    from agents.experiment import load_options
+    from agents.launched import Place
+    from agents.ranks import Ranks
+    from agents.shares import share
+
+    numbers = dict(word.split("=") for word in words if word.startswith(("--nnodes", "--nproc-per-node")))
+    count = int(numbers.get("--nnodes", 1)) * int(numbers["--nproc-per-node"])
+    assert count > 1 and words[words.index("-m") + 1 :][:2] == ("agents.cli", "train")
+    options = load_options(words[words.index("train") + 1 :])
+    own = share(options, Ranks(Place(0, count, count), torch.device("cpu")))
+    assert own.replay.batch * count == options.replay.batch and own.agent.starts * count == options.agent.starts
+
+
+def test_torchrun_is_shown():
+    assert len(torchrun_commands()) >= 2
 
 
 def test_shown_way_from_python_works():

@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
         return self.marginal.table.device
 
     def fit_standardizer(self, obs: Mapping[str, Tensor]) -> None:
-        """Set centre and spread of vector observations, once, from name -> (N, ...)."""
+        """Set centre and spread of vectors and images, once, from name -> (N, ...)."""
         self.standardizer.fit(obs)
 
     def loss(self, batch: Batch) -> LossOutput:

@@ -186,10 +186,10 @@ class Bonus(nn.Module):
             getattr(self, name).copy_(value)
         return None
 
-    def refresh(self, world_model: WorldModel, policy: Policy, start: State) -> None:
+    def refresh(self, world_model: WorldModel, policy: Policy, start: State, ranks: Ranks = ALONE) -> None:
         """Let an acquisition that asks about the task follow the policy `policy` from `start` (B, ...)."""
         if isinstance(self.acquisition, TaskAware):
-            self.acquisition.refresh(world_model, policy, start)
+            self.acquisition.refresh(world_model, policy, start, ranks)
 
     def _trusted(self, score: Tensor) -> Tensor:
         return (score.detach() <= self.threshold).cummin(1).values

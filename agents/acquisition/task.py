@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.acquisition.scores import information_gain
+from agents.ranks import ALONE, Ranks
 from agents.returns import visit_weights
 from worldmodels.errors import ConfigError
 from worldmodels.types import Rollout, State, stack_states
@@ -93,10 +94,14 @@ class TaskAware(nn.Module):
         return information_gain(rollout) * torch.where(self.ready, near, 1.0)
 
     @torch.no_grad()
-    def refresh(self, world_model: WorldModel, policy: Act, start: State) -> None:
-        """Follow every member from some of the states `start` (B, ...) under `policy`."""
+    def refresh(self, world_model: WorldModel, policy: Act, start: State, ranks: Ranks = ALONE) -> None:
+        """Follow every member from some of the states `start` (B, ...) under `policy`.
+
+        ranks: processes that do so too; the points are then some of each, the same in all of them.
+        """
         chosen = torch.randperm(start.z.shape[0], device=start.z.device)[:STARTS]
         rollout = member_rollouts(world_model, start.index(chosen), policy, self.horizon)
         visited = rollout.states.z.flatten(0, 1)
-        self.points.copy_(visited[torch.randint(len(visited), (POINTS,), device=visited.device)])
+        points = visited[torch.randint(len(visited), (POINTS,), device=visited.device)]
+        self.points.copy_(ranks.gather(points)[:: ranks.count])
         self.ready.fill_(True)

@@ -7,19 +7,20 @@ import pytest
 import torch
 
 from agents import learner as learner_module
+from agents.acquisition import build_bonus
 from agents.actor_critic import ActorCritic
 from agents.launched import Place, place
 from agents.learner import Learner
 from agents.log import Logger
-from agents.options import ActorCriticOptions, LearnerOptions, TrainOptions
+from agents.options import AcquisitionOptions, ActorCriticOptions, LearnerOptions, TrainOptions
 from agents.ranks import ALONE, Ranks, connect
-from agents.shares import share
+from agents.shares import ALIKE, OWN, join_parts, share
 from agents.trainer import Trainer
 from envs.vector import VectorEnv
 from tests.contracts.tools import ACTIONS, OBS, small_model, small_options, window
 from tests.learning.tools import TINY
 from tests.processes import in_each
-from worldmodels.errors import ConfigError, WorldModelsError
+from worldmodels.errors import CheckpointError, ConfigError, WorldModelsError
 from worldmodels.types import Batch
 
 OPTIONS = TrainOptions(
@@ -214,6 +215,40 @@ def test_processes_begin_with_the_same_parameters_and_random_numbers_of_their_ow
     alone, ((first, mine), (second, yours)) = work(ALONE), in_each(work, tmp_path / "log")
     assert first == second == alone[0] and mine == alone[1]
     assert all(one != two for one, two in zip(mine, yours, strict=True))
+
+
+def test_the_places_that_a_task_aware_bonus_looks_at_are_those_of_all_processes(tmp_path):
+    def work(ranks):
+        torch.manual_seed(3)
+        model = small_model(obs=OBS["vector"], action=ACTIONS["continuous"])
+        bonus = build_bonus(AcquisitionOptions(name="task_aware"), model)
+        assert bonus is not None
+        start = model.dream_start(8)
+        torch.manual_seed(ranks.rank)
+        bonus.refresh(model, lambda features: torch.zeros(len(features), 2), start, ranks)
+        return [tuple(place) for place in bonus.acquisition.points.tolist()]
+
+    alone, (one, two) = work(ALONE), in_each(work, tmp_path / "log")
+    assert one == two and len(one) == len(alone) and 0 < len(set(one) & set(alone)) < len(set(one))
+
+
+@pytest.mark.parametrize("different", ["policy", "bonus"])
+def test_nothing_is_saved_where_what_has_to_be_alike_is_not(different, tmp_path):
+    def work(ranks):
+        parts = {name: {"tensors": {"x": torch.zeros(2)}, "json": {}} for name in (*ALIKE, *OWN)}
+        parts |= {name: {"tensors": {}, "json": {"of": [ranks.rank]}} for name in ("replay", "collector")}
+        joined, _ = join_parts(parts, [], ranks)
+        parts[different] = {"tensors": {"x": torch.full((2,), float(ranks.rank))}, "json": {}}
+        try:
+            join_parts(parts, [], ranks)
+        except CheckpointError as error:
+            return joined["replay"]["json"], str(error)
+        return joined["replay"]["json"], None
+
+    assert in_each(work, tmp_path / "log") == [
+        ({"of": [0, 1]}, "process 1 has other parameters than process 0: nothing is saved"),
+        ({"of": [1]}, None),
+    ]
 
 
 def test_a_process_that_is_gone_is_told_in_one_line(tmp_path):
