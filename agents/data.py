@@ -66,7 +66,7 @@ def fill(replay: Replay, source: str, agent: Described, which: slice = slice(Non
     if not any(rows):
         raise ConfigError(f"data: {source} holds no episode; it was stopped before its first barrier, or never trained")
     if max(rows) > replay.ring:
-        needed = max(rows) * replay.streams
+        needed = max(rows) * replay.streams * (which.step or 1)  # of all processes that share the episodes
         raise ConfigError(
             f"data: {source} has {sum(rows):,} rows, too many for the replay: set replay.capacity={needed}"
         )

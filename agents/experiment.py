@@ -26,7 +26,7 @@ RESUMABLE = (
     "steps", "online_steps", "device", "evaluation", "train.log_every", "train.keep", "train.compile",
     "env.timeout_s", "env.workers", "env.restarts",
 )  # fmt: skip
-"""Keys, and whole sections, that a resumed run may change: none of them changes what the learner computes."""
+"""Keys, and whole sections, that a resumed run may change: none changes what the learner computes, but for rounding."""
 
 
 def load_options(overrides: Sequence[str]) -> TrainOptions:

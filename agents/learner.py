@@ -23,12 +23,10 @@ from worldmodels.world_model import WorldModel
 
 if TYPE_CHECKING:
     from agents.acquisition import Bonus
+    from agents.sb3_learner import Sb3Policy
 
 Pairs = list[tuple[nn.Parameter, Tensor]]
 """Parameters and their gradients."""
-
-if TYPE_CHECKING:
-    from agents.sb3_learner import Sb3Policy
 
 
 class Descent(NamedTuple):

@@ -126,6 +126,21 @@ def test_more_data_than_the_replay_holds_is_refused_with_the_capacity_to_set(sou
         assert trainer.replay.rows == rows
 
 
+def test_the_capacity_to_set_is_that_of_all_processes_where_each_takes_every_second_episode(source, tmp_path):
+    shares = [source[1][rank::2] for rank in (0, 1)]
+    own = [sum(len(e["reward"]) + 1 for e in share) for share in shares]
+    for rank, rows in enumerate(own):
+        every = slice(rank, None, 2)
+        with (
+            started(tmp_path / f"small{rank}", source[0], "replay.capacity=20") as (trainer, _),
+            pytest.raises(ConfigError, match=f"{rows} rows, too many for the replay: set replay.capacity={2 * rows}$"),
+        ):
+            fill(trainer.replay, source[0], trainer.agent, every)
+        with started(tmp_path / f"fits{rank}", source[0], f"replay.capacity={rows}") as (trainer, _):
+            fill(trainer.replay, source[0], trainer.agent, every)
+            assert trainer.replay.rows == rows
+
+
 def test_an_agent_saved_to_act_holds_nothing_to_learn_from(source, tmp_path):
     with started(tmp_path / "run", source[0]) as (trainer, _):
         trainer.agent.save(tmp_path / "acts")

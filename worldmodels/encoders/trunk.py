@@ -57,10 +57,9 @@ class Standardizer(nn.Module):
         for name, value in obs.items():
             if name in self.images:
                 center, spread = self.image_moments(name)
-                value = value.cpu()
-                parts = [part.double() / 255 - 0.5 for part in value.split(64)]
-                mean = torch.stack([part.sum(0) for part in parts]).sum(0) / len(value)
-                squares = torch.stack([(part - mean).square().mean((1, 2, 3)).sum() for part in parts]).sum()
+                parts = value.cpu().split(64)  # few at a time are doubles: a thousand large images would be gigabytes
+                mean = torch.stack([_scaled(part).sum(0) for part in parts]).sum(0) / len(value)
+                squares = torch.stack([(_scaled(part) - mean).square().mean((1, 2, 3)).sum() for part in parts]).sum()
                 center.copy_(mean)
                 spread.copy_((squares / len(value)).sqrt().clamp(min=MIN_SPREAD))
             elif name in self.positions:
@@ -136,6 +135,11 @@ class Trunk(nn.Module):
         if spec.kind == "discrete":
             return F.one_hot(value.long(), spec.classes[0]).float()
         return multi_one_hot(value, spec.classes)
+
+
+def _scaled(image: Tensor) -> Tensor:
+    """uint8 -> double in [-0.5, 0.5], the axes as they are."""
+    return image.double() / 255 - 0.5
 
 
 def multi_one_hot(value: Tensor, classes: tuple[int, ...]) -> Tensor:
