@@ -23,6 +23,7 @@ from worldmodels.types import Batch
 
 _EXISTS, _TERMINATED, _TRUNCATED, _FIRST = 1, 2, 4, 8  # the bits of a row's flags
 _LARGEST = float(np.finfo(np.float32).max)
+_NAMES = 2**40  # rows of one replay of a run are named below it, counted from its first stream
 
 
 def row_bytes(obs_specs: Mapping[str, ObsSpec], action_size: int) -> int:
@@ -53,7 +54,7 @@ class Replay:
         action_size: width A of the encoded action.
         capacity: rows in all, one for each observation.
         streams: number of environments that write.
-        prefix, first_stream: how its segments are named and numbered beside those of other replays of the same run.
+        prefix, first_stream: how its segments and rows are named beside those of other replays of the same run.
 
     Raises:
         ReplayError: the capacity does not fit into memory or is too small to hold one transition a stream.
@@ -70,6 +71,7 @@ class Replay:
         first_stream: int = 0,
     ) -> None:
         self.obs_specs, self.action_size, self.streams = dict(obs_specs), action_size, streams
+        self._first_name = first_stream * _NAMES
         self.ring = capacity // streams  # rows of one stream
         if self.ring < 2:
             raise ReplayError(f"replay of {capacity} rows for {streams} streams: expected at least {2 * streams} rows")
@@ -249,7 +251,9 @@ class Replay:
             mask=torch.from_numpy((left & _EXISTS) != 0),
             is_first=torch.from_numpy((flags & _FIRST) != 0),
             obs_mask=torch.ones(batch, length + 1, dtype=torch.bool),
-            rows=torch.from_numpy((first[:, None] + np.arange(length + 1)) * self.streams + stream[:, None]),
+            rows=torch.from_numpy(
+                (first[:, None] + np.arange(length + 1)) * self.streams + stream[:, None] + self._first_name
+            ),
         )
 
     def iter_episodes(self) -> Iterator[dict[str, Any]]:

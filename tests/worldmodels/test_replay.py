@@ -95,6 +95,16 @@ def test_the_open_episode_can_be_sampled():
     assert (len(replay), replay.episodes) == (5, 0)
 
 
+def test_two_replays_of_a_run_name_their_rows_apart():
+    names = []
+    for first in (0, 2):
+        replay = Replay(SPECS, 2, capacity=100, streams=2, first_stream=first)
+        for stream in (0, 1):
+            fill(replay, stream, 10 * stream, 5)
+        names.append(set(replay.sample(50, 5, np.random.default_rng(0)).rows.flatten().tolist()))
+    assert names[0] == set(range(12)) and len(names[1]) == 12 and not names[0] & names[1]
+
+
 def test_the_oldest_rows_of_a_stream_make_room():
     replay = make(capacity=10)
     fill(replay, 0, 0, 5)
