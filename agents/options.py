@@ -25,15 +25,15 @@ class PlannerOptions:
 
     search: `icem`, `cem`, `mppi` or `gradient`. horizon: actions of a plan. samples: candidates of an iteration.
     iterations: how often they are drawn and fitted, or steps of the gradient. elites: candidates that are fitted to.
-    kept: best ones that stay for the next iteration and the next step (icem, gradient). exponent: of the noise's power
-    spectrum over the horizon, 0 for white (icem). decay: fewer candidates with each iteration (icem). momentum: share
-    of the old belief that a fit keeps. temperature: of the weights, in units of the return (mppi). rate: of the
+    kept: best ones that stay for the next iteration and the next step (icem, gradient). exponent: of the noise's
+    power spectrum over the horizon, 0 for white (icem). decay: fewer candidates with each iteration (icem). momentum:
+    share of the old belief that a fit keeps. temperature: of the weights, in units of the return (mppi). rate: of the
     gradient. std, min_std: of the first belief, and below which no fit goes. particles: imagined rollouts of each
-    candidate, with noise of their own; 0: one, along the means of Gaussian latents, so that chance ranks no candidate
-    (one-hots are drawn all the same). members: whether rollouts follow the temporal prior (`none`), one member of the
-    ensemble to their end (`rollout`, TS-infinity) or another one at each step (`step`, TS1). noise: of actions while
-    collecting, a standard deviation or the chance of a uniform action. proposals: candidates that the learned policy
-    adds (planner_actor).
+    candidate, with noise of their own; 0: one, or one for each member, along the means of Gaussian latents, so that
+    chance ranks no candidate (one-hots are drawn all the same). members: whether rollouts follow the temporal prior
+    (`none`), one member of the ensemble to their end (`rollout`, TS-infinity) or another one at each step (`step`,
+    TS1). noise: of actions while collecting, a standard deviation or the chance of a uniform action. proposals:
+    candidates that the learned policy adds (planner_actor).
     """
 
     search: Literal["icem", "cem", "mppi", "gradient"] = "icem"

@@ -47,14 +47,16 @@ def build_planner(
     how = {"uncertainty": bonus is not None, "sample": sample}
     if own.members == "none":
         imagine: Imagine = partial(world_model.imagine, entropy=False, **how)
+        fewest = 1
     else:
         imagine = member_imagine(world_model, every_step=own.members == "step", **how)
+        fewest = world_model.ensemble.members if world_model.ensemble is not None else 1  # each candidate, every member
     objective = Objective(
         imagine,
         options.gamma,
         value=(lambda features: policy.slow_critic(features).mean) if learned else None,
         bonus=bonus,
-        particles=max(own.particles, 1),
+        particles=own.particles or fewest,
         trust=bonus.trust if bonus is not None and bonus.quantile < 1 else None,
     )
     return Planner(

@@ -192,8 +192,8 @@ def test_particles_are_averaged():
     torch.testing.assert_close(one / many, torch.full((2,), 8.0), rtol=0.3, atol=0)
 
 
-@pytest.mark.parametrize(("members", "scores"), [("none", 1), ("rollout", 5)])
-def test_without_particles_chance_ranks_no_candidate(members, scores):
+@pytest.mark.parametrize("members", ["none", "rollout"])
+def test_without_particles_chance_ranks_no_candidate(members):
     options = load_options(["env=pendulum", "agent=planner", f"agent.planner.members={members}"])
     agent = Agent(options, {"obs": ObsSpec("vector", (3,))}, ActionSpec("continuous", (), 1))
     for parameter in agent.world_model.reward.parameters():  # an untrained head says 0 everywhere
@@ -202,7 +202,7 @@ def test_without_particles_chance_ranks_no_candidate(members, scores):
     plans = torch.randn(1, 1, 4, 1).expand(1, 50, -1, -1)
     assert agent.planner is not None
     found = agent.planner.objective.of(start)(plans)
-    assert len(found.mul(1e5).round().unique()) == scores  # one for each member that leads
+    torch.testing.assert_close(found, found[:, :1].expand_as(found), rtol=1e-4, atol=1e-4)
     drawn = replace(agent.planner.objective, imagine=agent.world_model.imagine).of(start)(plans)
     assert drawn.unique().numel() > 40
 
