@@ -27,12 +27,13 @@ PATIENCE = timedelta(days=7)
 class Ranks:
     """The processes of a run. Alone, with `count` 1, every method returns at once what it was given.
 
-    rank: which of them this is, from 0. device: where this one computes. All of them have to call the same methods in
-    the same order. Raises: WorldModelsError: another process has ended.
+    rank: which of them this is, from 0, of `count`, of which this machine has `local_count`. device: where this one
+    computes. All of them have to call the same methods in the same order. Raises: WorldModelsError: another process
+    has ended.
     """
 
     def __init__(self, place: Place, device: torch.device) -> None:
-        self.rank, self.count, self.device = place.rank, place.count, device
+        self.rank, self.count, self.local_count, self.device = place.rank, place.count, place.local_count, device
 
     @property
     def first(self) -> bool:

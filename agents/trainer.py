@@ -104,6 +104,7 @@ class Trainer:
             streams=envs.num_envs,
             prefix=prefix(ranks),
             first_stream=first_stream,
+            sharers=ranks.local_count,
         )
         self.replay_rng = seeding.generator(options.seed, purpose("replay", ranks))
         self.collect_rng = seeding.generator(options.seed, purpose("collect", ranks))

@@ -32,9 +32,9 @@ def row_bytes(obs_specs: Mapping[str, ObsSpec], action_size: int) -> int:
     return obs + 4 * action_size + 4 + 1  # action, reward, flags
 
 
-def check_memory(obs_specs: Mapping[str, ObsSpec], action_size: int, capacity: int) -> None:
-    """Raise ReplayError where `capacity` rows need more memory than this process can get."""
-    row, available = row_bytes(obs_specs, action_size), available_bytes()
+def check_memory(obs_specs: Mapping[str, ObsSpec], action_size: int, capacity: int, *, sharers: int = 1) -> None:
+    """Raise ReplayError where `capacity` rows need more memory than this process, one of `sharers` alike, can get."""
+    row, available = row_bytes(obs_specs, action_size), available_bytes() // sharers
     if row * capacity <= available:
         return
     shapes = " + ".join(f"{name} {spec.shape} {spec.dtype}" for name, spec in obs_specs.items())
@@ -55,6 +55,7 @@ class Replay:
         capacity: rows in all, one for each observation.
         streams: number of environments that write.
         prefix, first_stream: how its segments and rows are named beside those of other replays of the same run.
+        sharers: replays of this size that this machine's memory has to hold.
 
     Raises:
         ReplayError: the capacity does not fit into memory or is too small to hold one transition a stream.
@@ -69,13 +70,14 @@ class Replay:
         streams: int = 1,
         prefix: str = "",
         first_stream: int = 0,
+        sharers: int = 1,
     ) -> None:
         self.obs_specs, self.action_size, self.streams = dict(obs_specs), action_size, streams
         self._first_name = first_stream * _NAMES
         self.ring = capacity // streams  # rows of one stream
         if self.ring < 2:
             raise ReplayError(f"replay of {capacity} rows for {streams} streams: expected at least {2 * streams} rows")
-        check_memory(obs_specs, action_size, self.ring * streams)
+        check_memory(obs_specs, action_size, self.ring * streams, sharers=sharers)
         # np.empty: the memory is taken from the machine page by page as rows are written
         self._columns = {
             **{f"obs/{name}": np.empty((streams, self.ring, *s.shape), s.dtype) for name, s in self.obs_specs.items()},
