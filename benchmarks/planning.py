@@ -79,25 +79,25 @@ class Latent(nn.Module):
         return torch.stack(actions, 1).unsqueeze(0).float()  # (1, 24, H, A)
 
 
-def w4(dtype: torch.dtype) -> tuple[Planner, State]:
+def w4() -> tuple[Planner, State]:
     """The planner of W4, and where it begins."""
-    model = Latent().to(dtype)
+    model = Latent()
     search = MPPI(GaussianPlans(ACTION), samples=512, iterations=6, elites=64)
     planner = Planner(search, Objective(model.imagine, 0.99, value=model.value), horizon=3, proposals=model.propose)
-    z = torch.randn(1, LATENT, dtype=dtype)
+    z = torch.randn(1, LATENT)
     return planner, State(z[:, :0], z)
 
 
-def w5(dtype: torch.dtype, observation: int = 4, action: int = 1) -> tuple[Planner, State]:
+def w5(observation: int = 4, action: int = 1) -> tuple[Planner, State]:
     """The planner of W5: a state of 4 numbers, one action, a reward that costs nothing."""
     family = GaussianFamily(observation)
     ensemble = Ensemble(
         family, observation + action, members=7, units=200, layers=4, prior_scale=0.0, keep=1.0, clip=1.0, norm=False
     )
     model = SimpleNamespace(
-        ensemble=ensemble.to(dtype),
+        ensemble=ensemble,
         temporal_prior=SimpleNamespace(
-            advance=lambda state, plan: (torch.cat([state.z, plan.to(dtype)], -1), None),
+            advance=lambda state, plan: (torch.cat([state.z, plan], -1), None),
             previous=lambda context: context[..., :observation],
         ),
         reward=lambda features: SimpleNamespace(mean=-features[..., -1].float().square()),
@@ -105,8 +105,8 @@ def w5(dtype: torch.dtype, observation: int = 4, action: int = 1) -> tuple[Plann
     )
     imagine = member_imagine(model, every_step=True)  # type: ignore[arg-type] - what it asks of a world model
     search = CEM(GaussianPlans(action), samples=350, iterations=5, elites=35)
-    z = torch.randn(1, observation, dtype=dtype)
-    start = State(torch.zeros(1, observation + action, dtype=dtype), z)
+    z = torch.randn(1, observation)
+    start = State(torch.zeros(1, observation + action), z)
     return Planner(search, Objective(imagine, 1.0, particles=20), horizon=15), start
 
 
@@ -142,10 +142,11 @@ def main() -> None:
         middle = statistics.median(found)
         print(f"matrix product 1024, {name}: {middle:.0f} ({min(found):.0f} to {max(found):.0f}) GFLOP/s")
         for work, build in (("W4", w4), ("W5", w5)):
-            planner, state = build(dtype)
+            planner, state = build()
 
-            def plan(planner: Planner = planner, state: State = state) -> None:
-                planner.act(state, None, deterministic=True)
+            def plan(planner: Planner = planner, state: State = state, dtype: torch.dtype = dtype) -> None:
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                    planner.act(state, None, deterministic=True)
 
             times = seconds(plan, args.repeats)
             peer = PEER[f"{work} {name}"]
