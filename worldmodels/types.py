@@ -223,6 +223,10 @@ class Encoder(Protocol):
         """The encoding of tokens (..., E); `sample` draws the latent instead of taking the middle. Never decodes."""
         ...
 
+    def latent(self, tokens: Tensor, context: Tensor | None = None, *, sample: bool = True) -> Tensor:
+        """The z (..., Z) of `encode` alone: acting asks for no density."""
+        ...
+
 
 class LatentFamily(Protocol):
     """A latent distribution as pure functions of raw parameters (..., P).

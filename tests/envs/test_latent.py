@@ -137,6 +137,9 @@ class Encoder:
     def encode(self, tokens, context=None, *, sample=True):
         return Encoding(tokens, torch.zeros(tokens.shape[:-1]))
 
+    def latent(self, tokens, context=None, *, sample=True):
+        return tokens
+
 
 def tight():
     """Ordinary steps that are foretold to a thousandth."""

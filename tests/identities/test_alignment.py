@@ -64,6 +64,9 @@ class KnownEncoder(torch.nn.Module):
     def encode(self, tokens, context=None, *, sample=True):
         return Encoding(tokens, torch.zeros(tokens.shape[:-1]))
 
+    def latent(self, tokens, context=None, *, sample=True):
+        return tokens
+
 
 class KnownReward(torch.nn.Module):
     """g(obs, action), from the context of the state that was reached."""
