@@ -14,8 +14,7 @@ from agents.log import Logger
 from agents.options import TrainOptions
 from agents.trainer import Trainer
 from envs.vector import VectorEnv
-from worldmodels.memory import available_bytes
-from worldmodels.replay import row_bytes
+from worldmodels.memory import available_bytes, row_bytes
 from worldmodels.specs import ActionSpec, ObsSpec
 
 STEPS = 10_000

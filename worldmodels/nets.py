@@ -174,7 +174,7 @@ class ChannelNorm(nn.Module):
 class NormRows(torch.autograd.Function):
     """`NormRows.apply(x, scale)`: x (..., C) divided by its root mean square over C, times scale (C,).
 
-    By hand because image maps are large and the processor waits for memory: half the passes that autograd takes.
+    By hand because image maps are large and the processor waits for memory: autograd makes more passes.
     """
 
     @staticmethod

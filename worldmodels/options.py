@@ -16,7 +16,7 @@ class TrunkOptions:
     depth: int = field(default=16, metadata={"min": 1, "max": 256})
     """Channels of an image convolution at half the image's size; each halving doubles them, at most three times."""
     patch: Literal[2, 4, 8] = 2
-    """Stride of the first image convolution, and side of the blocks that the decoder writes: 4 halves the time."""
+    """Stride of the first image convolution, and side of the blocks that the decoder writes."""
     image_weight: float = field(default=1.0, metadata={"above": 0.0})
     min_scale: float = field(default=0.05, metadata={"above": 0.0, "max": 10.0})
     """Smallest learned standard deviation of the observation likelihoods."""

@@ -6,7 +6,6 @@ over an episode's end into the next episode. A row's number counts from the firs
 place in the ring is the number modulo the ring's length.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from worldmodels.errors import CheckpointError, ReplayError
-from worldmodels.memory import available_bytes
+from worldmodels.memory import check_memory
 from worldmodels.segments import SegmentStore
 from worldmodels.specs import ObsSpec
 from worldmodels.states import State
@@ -24,26 +23,6 @@ from worldmodels.types import Batch
 _EXISTS, _TERMINATED, _TRUNCATED, _FIRST = 1, 2, 4, 8  # the bits of a row's flags
 _LARGEST = float(np.finfo(np.float32).max)
 _NAMES = 2**40  # rows of one replay of a run are named below it, counted from its first stream
-
-
-def row_bytes(obs_specs: Mapping[str, ObsSpec], action_size: int) -> int:
-    """Return the bytes that one row takes."""
-    obs = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in obs_specs.values())
-    return obs + 4 * action_size + 4 + 1  # action, reward, flags
-
-
-def check_memory(obs_specs: Mapping[str, ObsSpec], action_size: int, capacity: int, *, sharers: int = 1) -> None:
-    """Raise ReplayError where `capacity` rows need more memory than this process, one of `sharers` alike, can get."""
-    row, available = row_bytes(obs_specs, action_size), available_bytes() // sharers
-    if row * capacity <= available:
-        return
-    shapes = " + ".join(f"{name} {spec.shape} {spec.dtype}" for name, spec in obs_specs.items())
-    fitting = available * 9 // 10 // row
-    digit = 10 ** max(0, len(str(fitting)) - 2)
-    raise ReplayError(
-        f"replay needs {row * capacity / 1e9:,.1f} GB for {capacity:,} rows of {shapes}, "
-        f"{available / 1e9:,.1f} GB available: lower capacity to {fitting // digit * digit:,}"
-    )
 
 
 class Replay:

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from scipy.stats import chisquare
 
 from worldmodels.errors import ReplayError
-from worldmodels.replay import Replay, row_bytes
+from worldmodels.memory import row_bytes
+from worldmodels.replay import Replay
 from worldmodels.specs import ObsSpec
 
 STREAMS, RING = 2, 23
@@ -234,7 +235,7 @@ print("fits")
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
     """Row 38 on several processes: each sees all free memory, and their replays have to fit together."""
-    monkeypatch.setattr("worldmodels.replay.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("worldmodels.memory.available_bytes", lambda: 1_000_000)
     specs = {"obs": ObsSpec("vector", (4,))}
     rows = 900_000 // row_bytes(specs, 1)
     Replay(specs, 1, capacity=rows)

@@ -118,7 +118,7 @@ def prior_of(part):
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_window_equals_step_by_step(part):
     prior = prior_of(part)
-    z, action = torch.randn(3, 6, prior.latent), random_actions(ACTIONS["discrete"], 3, 5)
+    z, action = torch.randn(3, 6, prior.family.width), random_actions(ACTIONS["discrete"], 3, 5)
     starts = torch.zeros(3, 6, dtype=torch.bool)
     starts[:, 0] = starts[1, 3] = starts[2, 5] = True
     scanned, _ = prior.scan(z, action, starts)
@@ -136,7 +136,7 @@ def test_window_equals_step_by_step(part):
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_trap_episode_boundary_zeroes_context_latent_and_action(part):
     prior = prior_of(part)
-    z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
+    z, action = torch.randn(2, 5, prior.family.width), random_actions(ACTIONS["discrete"], 2, 4)
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[:, 0] = starts[0, 2] = True
     scanned, _ = prior.scan(z, action, starts)
@@ -147,24 +147,24 @@ def test_trap_episode_boundary_zeroes_context_latent_and_action(part):
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_context_carries_last_latent_and_last_action_at_the_right_step(part):
     prior = prior_of(part)
-    z, action = torch.randn(2, 5, prior.latent), random_actions(ACTIONS["discrete"], 2, 4)
+    z, action = torch.randn(2, 5, prior.family.width), random_actions(ACTIONS["discrete"], 2, 4)
     starts = torch.zeros(2, 5, dtype=torch.bool)
     starts[:, 0] = True
     scanned, _ = prior.scan(z, action, starts)
     if not prior.family.ordered:
         assert scanned.shape[-1] == prior.deter
         return
-    assert torch.equal(scanned[:, 1:, prior.deter : prior.deter + prior.latent], z[:, :-1])
-    assert torch.equal(scanned[:, 1:, prior.deter + prior.latent :], action)
+    assert torch.equal(scanned[:, 1:, prior.deter : prior.deter + prior.family.width], z[:, :-1])
+    assert torch.equal(scanned[:, 1:, prior.deter + prior.family.width :], action)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_context_does_not_depend_on_later_steps(part):
     prior = prior_of(part)
-    z, action = torch.randn(1, 6, prior.latent), random_actions(ACTIONS["discrete"], 1, 5)
+    z, action = torch.randn(1, 6, prior.family.width), random_actions(ACTIONS["discrete"], 1, 5)
     starts = torch.zeros(1, 6, dtype=torch.bool)
     before, _ = prior.scan(z, action, starts)
-    z[:, 3:], action[:, 3:] = torch.randn(1, 3, prior.latent), 0
+    z[:, 3:], action[:, 3:] = torch.randn(1, 3, prior.family.width), 0
     after, _ = prior.scan(z, action, starts)
     assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4], after[:, 4])
 
@@ -176,5 +176,5 @@ def test_ordered_prior_predicts_a_change_of_the_last_latent():
         for parameter in prior.head.parameters():
             parameter.zero_()
     mean, _ = prior.prior(context).chunk(2, -1)
-    torch.testing.assert_close(mean, context[:, prior.deter : prior.deter + prior.latent])
-    assert prior(context).mean.shape == (2, prior.latent)
+    torch.testing.assert_close(mean, context[:, prior.deter : prior.deter + prior.family.width])
+    assert prior(context).mean.shape == (2, prior.family.width)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from worldmodels.errors import CheckpointError, ReplayError
-from worldmodels.replay import Replay, row_bytes
+from worldmodels.memory import row_bytes
+from worldmodels.replay import Replay
 from worldmodels.specs import ObsSpec
 
 SPECS = {

@@ -46,7 +46,7 @@ def model(request):
 
 def inputs(prior, batch=4):
     """Latents and actions of a window, and where states begin anew: twice in a row, at the end, early and late."""
-    z, action = torch.randn(batch, STEPS + 1, prior.latent), random_actions(ACTIONS["continuous"], batch, STEPS)
+    z, action = torch.randn(batch, STEPS + 1, prior.family.width), random_actions(ACTIONS["continuous"], batch, STEPS)
     starts = torch.zeros(batch, STEPS + 1, dtype=torch.bool)
     starts[:, 0] = starts[1, 5] = starts[2, 3] = starts[2, 4] = starts[3, STEPS] = starts[3, 1] = True
     return z, action, starts
@@ -106,7 +106,7 @@ def test_a_window_runs_without_a_single_step_exactly_where_the_prior_says_so(pri
     """A loop over time is a loop of graph nodes; a parallel prior has as many for 40 steps as for 10."""
 
     def nodes(steps):
-        z, action = torch.randn(1, steps + 1, prior.latent, requires_grad=True), torch.zeros(1, steps, 2)
+        z, action = torch.randn(1, steps + 1, prior.family.width, requires_grad=True), torch.zeros(1, steps, 2)
         contexts, _ = prior.scan(z, action, torch.zeros(1, steps + 1, dtype=torch.bool))
         seen, waiting = set(), [contexts.grad_fn]
         while waiting:

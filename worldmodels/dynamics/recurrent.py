@@ -4,14 +4,14 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from worldmodels.dynamics.gru import REMEMBER, GruScan, gru_cell
+from worldmodels.dynamics.reader import ContextReader
 from worldmodels.nets import BlockLinear, mlp
 from worldmodels.types import Carried, LatentFamily, State
 
 
-class RecurrentPrior(nn.Module):
+class RecurrentPrior(ContextReader):
     """h' = GRU(h, z, a), p(z' | h'). Context (..., D) = h.
 
     An ordered latent is predicted as a change, from h', z and a, and then the context is [h, last z, last a].
@@ -35,8 +35,7 @@ class RecurrentPrior(nn.Module):
     ) -> None:
         super().__init__()
         self.family = family
-        self.deter = deter
-        self.latent = family.width
+        self.deter = self.memory = deter
         self.carries = family.ordered
         self.context_size = deter + (family.width + action_size if self.carries else 0)
         self.blocks = blocks
@@ -68,18 +67,6 @@ class RecurrentPrior(nn.Module):
         """Context (B, D) after `action` (B, A) in `state`."""
         h = self._cell(state.context[..., : self.deter], self._inputs(state.z, action))
         return torch.cat([h, state.z, action], -1) if self.carries else h, None
-
-    def prior(self, context: Tensor) -> Tensor:
-        """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
-        return self.family.shift(self.head(context), self.previous(context))
-
-    def previous(self, context: Tensor) -> Tensor:
-        """(..., D) -> the latent (..., Z) that the context was advanced from; (..., 0) where nothing needs it."""
-        return context[..., self.deter : self.deter + self.latent]
-
-    def forward(self, context: Tensor) -> Distribution:
-        """(..., D) -> p(z | h)."""
-        return self.family.distribution(self.prior(context))
 
     def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Carried:
         """Contexts (B, T+1, D): zero where `starts`; no state crosses an episode."""

@@ -4,9 +4,9 @@ from math import log
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from worldmodels.dynamics.reader import ContextReader
 from worldmodels.dynamics.scan import LinearScan
 from worldmodels.nets import Perceptron, mlp
 from worldmodels.types import Carried, LatentFamily, State
@@ -40,7 +40,7 @@ class GatedUnits(nn.Module):
         return torch.exp(-rate), size * torch.sigmoid(admit) * value
 
 
-class StateSpacePrior(nn.Module):
+class StateSpacePrior(ContextReader):
     """L layers of gated linear units, p(z' | h'). Context (..., D) = [h of every layer], and [last z, last a] after it.
 
     The units are linear in their state, so that a window is one parallel scan a layer; layers after the first read the
@@ -63,7 +63,7 @@ class StateSpacePrior(nn.Module):
         norm: bool,
     ) -> None:
         super().__init__()
-        self.family, self.deter, self.latent, self.carries = family, deter, family.width, family.ordered
+        self.family, self.deter, self.carries = family, deter, family.ordered
         self.memory = deter * layers
         self.context_size = self.memory + (family.width + action_size if self.carries else 0)
         self.embed = mlp(family.width + action_size, hidden, 1, norm=norm)
@@ -86,18 +86,6 @@ class StateSpacePrior(nn.Module):
             decay, drive = layer(x)
             hidden.append(torch.addcmul(drive, decay, state.context[..., k * self.deter : (k + 1) * self.deter]))
         return torch.cat([*hidden, inputs] if self.carries else hidden, -1), None
-
-    def prior(self, context: Tensor) -> Tensor:
-        """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
-        return self.family.shift(self.head(context), self.previous(context))
-
-    def previous(self, context: Tensor) -> Tensor:
-        """(..., D) -> the latent (..., Z) that the context was advanced from; (..., 0) where nothing needs it."""
-        return context[..., self.memory : self.memory + self.latent]
-
-    def forward(self, context: Tensor) -> Distribution:
-        """(..., D) -> p(z | h)."""
-        return self.family.distribution(self.prior(context))
 
     def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Carried:
         """Contexts (B, T+1, D) of a window, one parallel scan a layer: zero where `starts`; no state crosses it."""

@@ -2,14 +2,14 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from worldmodels.dynamics.attention import AttentionLayer, same_episode, tokens_so_far
+from worldmodels.dynamics.reader import ContextReader
 from worldmodels.nets import Perceptron, mlp
 from worldmodels.types import Carried, LatentFamily, State, sliding_caches
 
 
-class TransformerPrior(nn.Module):
+class TransformerPrior(ContextReader):
     """p(z' | readout of the last W tokens), a token being (z, a). Context (..., D) = [readout], and [last z, last a].
 
     A token sees itself and the W - 1 before it, of its own episode; with L layers what is read goes L (W - 1) steps
@@ -35,7 +35,8 @@ class TransformerPrior(nn.Module):
         norm: bool,
     ) -> None:
         super().__init__()
-        self.family, self.width, self.latent, self.carries = family, width, family.width, family.ordered
+        self.family, self.width, self.carries = family, width, family.ordered
+        self.memory = width
         self.before = window - 1
         self.token_size = 2 * layers * width + 1
         self.context_size = width + (family.width + action_size if self.carries else 0)
@@ -69,18 +70,6 @@ class TransformerPrior(nn.Module):
         token = torch.cat([*written, (count + 1).clamp(max=self.before)], -1)
         context = torch.cat([x, inputs], -1) if self.carries else x
         return context, torch.cat([state.cache[:, 1:], token.unsqueeze(1)], 1)
-
-    def prior(self, context: Tensor) -> Tensor:
-        """(..., D) -> raw parameters (..., P) of p(z | context), a change of the last latent if it is ordered."""
-        return self.family.shift(self.head(context), self.previous(context))
-
-    def previous(self, context: Tensor) -> Tensor:
-        """(..., D) -> the latent (..., Z) that the context was advanced from; (..., 0) where nothing needs it."""
-        return context[..., self.width : self.width + self.latent]
-
-    def forward(self, context: Tensor) -> Distribution:
-        """(..., D) -> p(z | context)."""
-        return self.family.distribution(self.prior(context))
 
     def scan(self, z: Tensor, action: Tensor, starts: Tensor) -> Carried:
         """Contexts (B, T+1, D) of a window, all at once: zero where `starts`; no token sees another episode's.
