@@ -3,8 +3,8 @@
 A data folder is a run folder that holds nothing but episodes: `write_data` makes one.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,14 +56,22 @@ def fill(replay: Replay, source: str, agent: Described, which: slice = slice(Non
     Raises: ConfigError: other observations or actions, no episodes, nothing that can be learned from, or more than the
         replay can hold. CheckpointError: no sound checkpoint there; nothing in the folder is changed.
     """
-    rows = [0] * replay.streams
+    rows, count = [0] * replay.streams, 0
+    mine = range(which.start or 0, sys.maxsize if which.stop is None else which.stop, which.step or 1)
     found = minari_episodes(source, agent) if source.startswith(MINARI) else episodes(source, agent)
-    for episode in islice(found, which.start, which.stop, which.step):
+    for count, episode in enumerate(found, 1):
+        if count - 1 not in mine:
+            continue
         stream = rows.index(min(rows))
         rows[stream] += len(episode["reward"]) + 1
         if rows[stream] <= replay.ring:
             replay.extend(stream, episode)
-    if not any(rows):
+    if count and not any(rows):
+        raise ConfigError(
+            f"data: {source} holds {count} of the episodes that {which.step or 1} processes share, at least one for "
+            "each is needed: start fewer processes, or bring more episodes"
+        )
+    if not count:
         raise ConfigError(f"data: {source} holds no episode; it was stopped before its first barrier, or never trained")
     if max(rows) > replay.ring:
         needed = max(rows) * replay.streams * (which.step or 1)  # of all processes that share the episodes

@@ -22,6 +22,8 @@ from worldmodels.errors import ConfigError, WorldModelsError
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: the first one evaluates alone, and may take its time."""
+_GONE = ("gloo/transport", "remote process exited", "communicator was aborted", "Connection closed", "timed out")
+"""By these words gloo, NCCL and the store of addresses say that a connection is lost; all raise RuntimeErrors."""
 
 
 class Ranks:
@@ -169,9 +171,12 @@ def connect(place: Place, device: str) -> Iterator[Ranks]:
 
 @contextmanager
 def _others_needed(count: int) -> Iterator[None]:
+    """Say in one line that another process is gone; every other error is one of this process and goes on as it is."""
     try:
         yield
     except RuntimeError as error:
+        if not any(words in str(error) for words in _GONE):
+            raise
         raise WorldModelsError(
             f"one of the {count} processes of this run has ended, and its message says why; start all of them again "
             f"with resume=true ({str(error).splitlines()[0][:120]})"

@@ -141,6 +141,15 @@ def test_the_capacity_to_set_is_that_of_all_processes_where_each_takes_every_sec
             assert trainer.replay.rows == rows
 
 
+def test_fewer_episodes_than_processes_are_said_as_what_they_are(source, tmp_path):
+    count = len(source[1])
+    with (
+        started(tmp_path / "run", source[0]) as (trainer, _),
+        pytest.raises(ConfigError, match=f"holds {count} of the episodes that {count + 1} processes share"),
+    ):
+        fill(trainer.replay, source[0], trainer.agent, slice(count, None, count + 1))
+
+
 def test_an_agent_saved_to_act_holds_nothing_to_learn_from(source, tmp_path):
     with started(tmp_path / "run", source[0]) as (trainer, _):
         trainer.agent.save(tmp_path / "acts")

@@ -264,6 +264,16 @@ def test_a_process_that_is_gone_is_told_in_one_line(tmp_path):
     assert said.startswith("one of the 2 processes of this run has ended") and "\n" not in said
 
 
+def test_an_error_of_this_process_is_not_told_as_that_of_another(tmp_path):
+    def work(ranks):
+        try:
+            ranks.gather(torch.zeros(3, dtype=torch.uint16))  # which gloo does not know
+        except Exception as error:
+            return isinstance(error, WorldModelsError), isinstance(error, RuntimeError)
+
+    assert in_each(work, tmp_path / "log") == [(False, True)] * 2
+
+
 def test_what_is_shared_is_divided_and_what_cannot_be_is_refused():
     two = Ranks(Place(1, 2, 2), torch.device("cpu"))
     options = share(replace(OPTIONS, replay=replace(OPTIONS.replay, batch=6, capacity=1001)), two)

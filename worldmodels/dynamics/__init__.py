@@ -1,12 +1,9 @@
 """Temporal priors: what comes next, and the members that say how sure that is."""
 
-from worldmodels.dynamics.ensemble import Ensemble
+from worldmodels.dynamics.ensemble import Ensemble, Members
 from worldmodels.dynamics.epinet import Epinet
 from worldmodels.dynamics.recurrent import RecurrentPrior
 from worldmodels.dynamics.state_space import StateSpacePrior
 from worldmodels.dynamics.transformer import TransformerPrior
-
-Members = Ensemble | Epinet
-"""What a world model's `ensemble` may be."""
 
 __all__ = ["Ensemble", "Epinet", "Members", "RecurrentPrior", "StateSpacePrior", "TransformerPrior"]

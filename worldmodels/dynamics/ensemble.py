@@ -1,5 +1,6 @@
 """K heads of the temporal prior as one batched product: where they disagree, the model does not know."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import prod, sqrt
 from typing import Any
@@ -15,8 +16,44 @@ PRIOR_UNITS = 32
 """Width of the fixed random networks: they have to differ from each other, not to fit anything."""
 
 
-class Ensemble(nn.Module):
-    """Contexts (..., D) -> raw parameters (K, ..., P) of p_k(z' | context), member by member.
+class Members(nn.Module, ABC):
+    """K predictions of the next latent in one module: contexts (..., D) -> raw parameters (K, ..., P), by member.
+
+    Args: family: the latent. members: K. prior_scale: of fixed random functions that are added to the predictions, in
+        units of the predicted change (or of logits). keep: chance that a member is trained on a transition.
+    """
+
+    def __init__(self, family: LatentFamily, members: int, prior_scale: float, keep: float) -> None:
+        super().__init__()
+        self.family, self.members, self.prior_scale, self.keep = family, members, prior_scale, keep
+
+    @abstractmethod
+    def each(self, context: Tensor, previous: Tensor) -> Tensor:
+        """Every member in contexts of its own: (K, N, D), or (1, N, D) for all, and latents (K, N, Z) or (N, Z).
+
+        Returns: raw parameters (K, N, P).
+        """
+        ...
+
+    def forward(self, context: Tensor, previous: Tensor) -> Tensor:
+        """Contexts (..., D) and the latents (..., Z) that they were advanced from -> raw parameters (K, ..., P)."""
+        flat = context.reshape(1, -1, context.shape[-1])  # (1, N, D)
+        raw = self.each(flat, previous.reshape(flat.shape[1], previous.shape[-1]))
+        return raw.reshape(self.members, *context.shape[:-1], -1)
+
+    def sees(self, rows: Tensor) -> Tensor:
+        """Which member is trained on which transition (...) -> (K, ...) bool; see the function `sees`."""
+        return sees(rows, self.members, self.keep)
+
+    def shifted(self, raw: Tensor, previous: Tensor, prior: Tensor) -> Tensor:
+        """Raw predictions (K, N, P) from `previous`, with the random functions (K, N, Z) of the members."""
+        if self.family.ordered:  # added to the mean: the spread is learned alone
+            return self.family.shift(raw, previous + prior)
+        return raw + prior
+
+
+class Ensemble(Members):
+    """K perceptrons p_k(z' | context) that share nothing, as one batched product.
 
     Members differ by their initial weights, by the transitions that they are trained on (`sees`) and by a fixed random
     function that each of them adds to its prediction (Osband et al. 2018), which data can cancel only where there are
@@ -43,37 +80,21 @@ class Ensemble(nn.Module):
         clip: float,
         norm: bool,
     ) -> None:
-        super().__init__()
-        self.family, self.members, self.norm = family, members, norm
-        self.prior_scale, self.keep, self.clip = prior_scale, keep, clip
+        super().__init__(family, members, prior_scale, keep)
+        self.clip, self.norm = clip, norm
         self.sizes = [context, *[units] * layers, family.parameters]
         self.prior_sizes = [context, PRIOR_UNITS, family.width]
         self.weights = nn.Parameter(initial_rows(members, self.sizes, scale=0.1))  # (K, N)
         self.register_buffer("prior_weights", initial_rows(members, self.prior_sizes, scale=1.0))
 
-    def forward(self, context: Tensor, previous: Tensor) -> Tensor:
-        """Contexts (..., D) and the latents (..., Z) that they were advanced from -> raw parameters (K, ..., P)."""
-        flat = context.reshape(-1, context.shape[-1])  # (N, D)
-        raw = self._predict(flat.expand(self.members, *flat.shape), previous.reshape(len(flat), previous.shape[-1]))
-        return raw.reshape(self.members, *context.shape[:-1], -1)
-
     def each(self, context: Tensor, previous: Tensor) -> Tensor:
-        """Every member in contexts of its own: (K, N, D) and (K, N, Z) -> raw parameters (K, N, P)."""
-        return self._predict(context, previous)
-
-    def _predict(self, x: Tensor, previous: Tensor) -> Tensor:
-        """(K, N, D) and (N, Z) or (K, N, Z) -> (K, N, P)."""
+        """As `Members.each`; rows of contexts that all members share are one product with the weights of each."""
+        x = context.expand(self.members, -1, -1)
         raw = perceptrons(ClipRows.apply(self.weights, self.clip), self.sizes, x, norm=self.norm)
         if self.prior_scale == 0:
             return self.family.shift(raw, previous)
         prior = self.prior_scale * perceptrons(self.prior_weights, self.prior_sizes, x, norm=False)
-        if self.family.ordered:  # added to the mean: the spread is learned alone
-            return self.family.shift(raw, previous + prior)
-        return raw + prior
-
-    def sees(self, rows: Tensor) -> Tensor:
-        """Which member is trained on which transition (...) -> (K, ...) bool; see the function `sees`."""
-        return sees(rows, self.members, self.keep)
+        return self.shifted(raw, previous, prior)
 
 
 class ClipRows(torch.autograd.Function):

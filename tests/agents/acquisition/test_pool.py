@@ -10,6 +10,7 @@ from agents.acquisition import (
     BootstrapClassifier,
     bald,
     batch_bald,
+    bootstrap,
     core_set,
     epig,
     predictive_entropy,
@@ -176,6 +177,17 @@ def test_classifiers_members_share_nothing(classifier):
     (gradient,) = torch.autograd.grad(logits.square(), [fitted.first])
     assert gradient[3].abs().sum() > 0
     assert gradient[[k for k in range(10) if k != 3]].abs().sum() == 0
+
+
+@pytest.mark.parametrize("labels", [2, 60])
+def test_a_classifier_is_trained_as_long_with_few_labels_as_with_many(labels, monkeypatch):
+    """No early stopping: members that stopped early would disagree for want of training, and the choice be chance."""
+    steps = []
+    own = bootstrap.apply_gradients
+    monkeypatch.setattr(bootstrap, "apply_gradients", lambda descent: steps.append(1) or own(descent))
+    latents = torch.randn(labels, 2, generator=generator())
+    BootstrapClassifier(2, 2, generator=generator()).fit(latents, (latents[:, 0] > 0).long(), steps=30)
+    assert len(steps) == 30
 
 
 def test_classifier_needs_a_label():
