@@ -170,6 +170,10 @@ def _imagine(args: argparse.Namespace) -> int:
     agent = Agent.load(args.folder)
     frames = dream_film(agent, env, context=args.context, horizon=args.horizon, seed=args.seed)
     print(f"film: {save_video(args.out, frames)}")
+    from agents.quality import model_quality
+
+    print("\nErrors of dreams along actions that were taken, and in brackets what the model expected them to be:")
+    print(model_quality(agent, env).table())
     return 0
 
 

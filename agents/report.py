@@ -1,20 +1,18 @@
 """`wm report`: one HTML page about a run that needs no other file and loads nothing from anywhere."""
 
 import base64
-import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from agents.agent import Agent
 from agents.evaluate import EVALUATION_FILE
 from agents.experiment import CONFIG_FILE
 from agents.plots import CURVE_FILE
 from agents.quality import ModelQuality, model_quality
+from agents.report_pictures import card_picture, quality_picture
 from envs.options import EnvOptions
 from worldmodels.errors import CheckpointError
 
@@ -33,9 +31,6 @@ th { font-weight: 600 } td.good { color: #15803d } td.bad { color: #b91c1c } td.
 img, video { max-width: 100% } p.note { color: #6b7280; font-size: 0.9rem } pre { background: #f3f4f6; padding: 0.8rem;
 overflow-x: auto; font-size: 0.8rem }
 """
-
-Figure = Any
-"""matplotlib's Figure."""
 
 
 def write_report(run: str | Path, env_options: EnvOptions | None = None) -> Path:
@@ -124,19 +119,17 @@ def _film(run: Path) -> str:
 
 
 def _model(quality: ModelQuality) -> str:
-    reached = quality.starts > 0
-    last = int(np.flatnonzero(reached)[-1])
-    rows = {
-        _ahead(str(h)): f"observation {quality.observation[h - 1]:.3f} of its spread, reward "
-        f"{quality.reward[h - 1]:.3f} (spread {quality.reward_spread:.3f}), end of the episode "
-        f"{quality.continuation[h - 1]:.3f} nats"
-        for h in (1, 5, 10, 20, 30)
-        if h - 1 <= last
-    }
+    heads = ("", "observation", "latent", "reward", "end of the episode, nats")
+    lines = [(_ahead(row[0]), *row[1:]) for row in quality.rows()]
+    cells = "".join(f"<tr><th>{line[0]}</th>{''.join(f'<td>{cell}</td>' for cell in line[1:])}</tr>" for line in lines)
     return (
         "<h2>What the model expects, and what comes</h2><p>Errors of dreams along actions that were taken, half of "
-        "them the policy's, half of them chance's, on episodes that the model has not seen.</p>"
-        f"{_table(rows)}{_image(_png(lambda f: _draw_quality(f, quality)), 'error by horizon')}"
+        "them the policy's, half of them chance's, on episodes that the model has not seen; in brackets and dashed "
+        "what the model itself expected them to be. Observations are in standard deviations, rewards have one of "
+        f"{quality.reward_spread:.3f}.</p>"
+        f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{cells}</table>"
+        f"{_image(quality_picture(quality), 'error by horizon')}"
+        f"<p>Return: {escape(quality.returns())}.</p>"
     )
 
 
@@ -147,14 +140,25 @@ def _card(run: Path, evaluation: Mapping[str, Any] | None) -> str:
         return (
             f"{head}<p>Not measured yet: <code>wm evaluate {escape(str(run))} --card</code>, then this page anew.</p>"
         )
+    found = [row for key, value in known.items() for row in _verdicts(key, value)]
     rows = "".join(
         f"<tr><th>{escape(name)}</th><td>{escape(text)}</td><td class={mark}>{escape(words)}</td></tr>"
-        for name, text, mark, words in (row for key, value in known.items() for row in _verdicts(key, value))
+        for name, text, mark, words in found
     )
-    picture = _image(_png(lambda f: _draw_card(f, known)), "the card as plots")
+    picture = _image(card_picture(known), "the card as plots")
     where = None if evaluation is None else evaluation.get("card_env_id")
     head += "" if where is None else f"<p>Measured in {escape(str(where))}.</p>"
-    return f"{head}<table>{rows}</table>{picture}"
+    return f"{head}<p>{escape(_verdict(found))}</p><table>{rows}</table>{picture}"
+
+
+def _verdict(rows: list[tuple[str, str, str, str]]) -> str:
+    """The whole card in a sentence: how many of its figures are as wanted, and which are not."""
+    bad = [name for name, _, mark, _ in rows if mark == "bad"]
+    judged = len(bad) + sum(mark == "good" for _, _, mark, _ in rows)
+    if not bad:
+        return f"Verdict: all {judged} figures are as wanted; its uncertainty can be relied on where it was measured."
+    wanted = f"Verdict: {judged - len(bad)} of {judged} figures are as wanted."
+    return f"{wanted} Do not rely on it where it says: {'; '.join(bad)}."
 
 
 def _verdicts(key: str, value: Any) -> list[tuple[str, str, str, str]]:  # noqa: ANN401 - a number or a mapping
@@ -230,66 +234,6 @@ def _ahead(horizon: str) -> str:
 
 def _short(value: Any) -> str:  # noqa: ANN401
     return "none" if value is None else f"{value:.3g}" if isinstance(value, int | float) else str(value)
-
-
-def _draw_quality(figure: Figure, quality: ModelQuality) -> None:
-    steps = np.arange(1, len(quality.observation) + 1)
-    axes = figure.subplots(1, 4)
-    axes[0].plot(steps, quality.observation, color="#1d4ed8", label="observation")
-    if quality.expected is not None:
-        axes[0].plot(steps, quality.expected, color="#c2410c", linestyle="--", label="expected by the model")
-    axes[0].plot(steps, quality.latent, color="#6b7280", linewidth=1, label="latent")
-    axes[0].legend(frameon=False, fontsize=7)
-    axes[1].plot(steps, quality.reward, color="#1d4ed8")
-    axes[1].axhline(quality.reward_spread, color="#9ca3af", linestyle=":")
-    axes[2].plot(steps, quality.continuation, color="#1d4ed8")
-    if len(quality.real):
-        axes[3].plot(quality.real, quality.imagined, ".", color="#1d4ed8", markersize=3)
-        ends = [min(quality.real.min(), quality.imagined.min()), max(quality.real.max(), quality.imagined.max())]
-        axes[3].plot(ends, ends, color="#9ca3af", linewidth=1)
-    titles = ("error (standard deviations)", "reward error", "continuation (nats)", "imagined against real return")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("steps ahead" if axis is not axes[3] else "real", fontsize=8)
-        axis.set_ylim(bottom=0) if axis is not axes[3] else axis.set_ylabel("imagined", fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_card(figure: Figure, known: Mapping[str, Any]) -> None:
-    drawn: list[tuple[str, list[str], list[float], tuple[float, ...]]] = []
-    simple = {k: known[k] for k in ("gap_auroc", "sigma_error", "mace", "imagined_minus_real") if k in known}
-    if simple:
-        drawn.append(("single figures", [k.replace("_", " ") for k in simple], list(simple.values()), ()))
-    for key, title, lines in (
-        ("spearman_by_horizon", "rank correlation with the error", (0.6, 0.75)),
-        ("coverage_90_by_horizon", "coverage of 90 % intervals", (0.85, 0.95)),
-    ):
-        found = {h: v for h, v in known.get(key, {}).items() if v is not None}
-        if found:
-            drawn.append((title, [f"{h} steps" for h in found], list(found.values()), lines))
-    faults = {f: v["auroc"] for f, v in known.get("ood", {}).items() if isinstance(v, Mapping) and v.get("auroc")}
-    if faults:
-        drawn.append(("AUROC of faults", [f.replace("_", " ") for f in faults], list(faults.values()), (0.95,)))
-    axes = np.atleast_1d(figure.subplots(1, max(1, len(drawn))))
-    for axis, (title, names, values, lines) in zip(axes, drawn, strict=False):
-        axis.barh(range(len(names)), values, color="#1d4ed8", height=0.55)
-        for line in lines:
-            axis.axvline(line, color="#c2410c", linewidth=1, linestyle="--")
-        axis.set_yticks(range(len(names)), names, fontsize=7)
-        axis.invert_yaxis()
-        axis.set_title(title, fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-
-
-def _png(draw: Callable[[Figure], None]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as NewFigure
-
-    figure = NewFigure(figsize=(12, 2.8), dpi=110, facecolor="white", layout="constrained")
-    draw(figure)
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
-    return stream.getvalue()
 
 
 def _image(png: bytes, what: str) -> str:

@@ -370,15 +370,18 @@ def test_evaluate_films_the_first_episode(agent, monkeypatch, capsys):
     assert Path("film.gif").read_bytes().startswith(b"GIF8")
 
 
-def test_imagine_writes_a_film(agent, monkeypatch, capsys):
-    from agents import film
+def test_imagine_writes_a_film_and_says_how_far_dreams_are_off(agent, monkeypatch, capsys):
+    from agents import film, quality
 
     asked = []
     monkeypatch.setattr(film, "dream_film", lambda *a, **k: asked.append(k) or np.zeros((3, 16, 16, 3), np.uint8))
+    found = SimpleNamespace(table=lambda: "the errors")
+    monkeypatch.setattr(quality, "model_quality", lambda agent, env: found)
     assert main(["imagine", str(agent), "--out", "film.mp4", "--seed", "2", "--context", "5"]) == 0
     assert asked == [{"context": 5, "horizon": 60, "seed": 2}]
     assert Path("film.mp4").stat().st_size > 100
-    assert "film.mp4" in text(capsys)[0]
+    said = text(capsys)[0]
+    assert "film.mp4" in said and "in brackets what the model expected" in said and said.endswith("the errors\n")
     assert main(["imagine", str(agent), "--out", "nowhere/film.mp4"]) == 2
 
 
@@ -447,6 +450,7 @@ def test_from_an_empty_folder_to_a_film(capsys):
     stored = json.loads(Path("here/evaluation.json").read_text())
     assert stored["episodes"] == 4 and stored["returns"] == [float(length) for length in stored["lengths"]]
     assert main(["imagine", "here", "--out", "dream.gif", "--horizon", "5", "--context", "3"]) == 0
+    assert "steps ahead" in text(capsys)[0]
     assert all(Path(name).stat().st_size > 1000 for name in ("dream.gif", "episode.gif", "here/learning_curve.png"))
     assert main(["evaluate", "here", "--env", "Pendulum-v1"]) == 2
 

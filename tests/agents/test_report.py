@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from agents.cli import main
 from agents.report import write_report
+from agents.report_pictures import _draw_card, card_picture
 from tests.learning.tools import train_tiny
 from worldmodels.errors import CheckpointError
 
@@ -21,6 +25,9 @@ CARD = {
     "state_coverage_vs_random": 1.5,
     "imagined_minus_real": -0.02,
 }
+
+
+BROWSER = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 
 
 class Page(HTMLParser):
@@ -83,9 +90,47 @@ def test_the_card_gets_a_verdict_for_each_figure(run):
         "5 steps ahead0.200do not rely on it: 0.6 or more",
         "notices: noiseAUROC 0.970",
         "notices: offsetAUROC 0.600",
+        "Verdict: 6 of 9 figures are as wanted. Do not rely on it where it says: error of the noise it learned; ranks",
     ):
         assert text in words
     assert "20 steps ahead" not in words.split("U-card")[1]
+
+
+def test_every_part_of_the_card_has_a_plot():
+    figure = Figure()
+    _draw_card(figure, CARD)
+    bars = {axis.get_title(): [bar.get_width() for bar in axis.patches] for axis in figure.axes}
+    assert list(bars.values()) == [
+        [0.99], [0.3], [0.01], [1.5], [-0.02], [0.8, 0.2], [0.9], [0.97, 0.6], [0.1], [3],
+    ]  # fmt: skip
+    assert card_picture({"mace": 0.01}).startswith(b"\x89PNG")
+
+
+LOOK = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const images = [...document.images], [film] = document.getElementsByTagName("video");
+  const drawn = images.filter(image => image.naturalWidth > 200).length, wide = document.body.scrollWidth;
+  const heads = [...document.querySelectorAll("h2")].filter(head => head.offsetHeight > 0).length;
+  document.title = `${drawn} of ${images.length} pictures, film ${film.videoWidth > 500}, ` +
+    `page ${wide <= innerWidth}, headings ${heads}`;
+}, 1000));
+</script></body>"""
+"""What a page says of itself once it is drawn."""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_a_browser_draws_every_picture_and_plays_the_film(run, tmp_path):
+    file = run / "evaluation.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | CARD))
+    text = write_report(run).read_text(encoding="utf-8")
+    file.write_text(before)
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", LOOK), encoding="utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    command += ["--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert re.search("<title>(.*?)</title>", found)[1] == "3 of 3 pictures, film true, page true, headings 6"
 
 
 def test_report_through_the_command_line(run, capsys):
