@@ -191,6 +191,8 @@ class WorldModel(nn.Module):
         entropy: without it `aleatoric` is NaN, and nothing is spent on it. sample: draw each latent from the prior
         instead of taking its mode.
         """
+        members = self.ensemble if uncertainty else None
+        spread = members is None and (entropy or uncertainty)  # of the prior; members say it themselves
         step = partial(self.one_step, sample=sample) if self.compiled_step is None or not sample else self.compiled_step
         states, priors, actions = [state], [], []
         for t in range(horizon):
@@ -207,11 +209,11 @@ class WorldModel(nn.Module):
             torch.stack(actions, 1),
             reward,
             self.continuation(reached).probs,
-            self.family.entropy(torch.stack(priors, 1)) if entropy or uncertainty else torch.full_like(reward, nan),
+            self.family.entropy(torch.stack(priors, 1)) if spread else torch.full_like(reward, nan),
         )
-        if not uncertainty or self.ensemble is None:
+        if members is None:
             return rollout
-        return replace(rollout, **self._disagreement(self.ensemble, rollout.states.context[:, 1:])._asdict())
+        return replace(rollout, **self._disagreement(members, rollout.states.context[:, 1:])._asdict())
 
     def one_step(self, state: State, action: Tensor, *, sample: bool = True) -> tuple[State, Tensor]:
         """The state (B, ...) that `action` (B, A) leads to in imagination, drawn or the mode; its raw prior (B, P)."""
