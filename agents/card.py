@@ -140,21 +140,29 @@ def calibrate(agent: Agent, env_options: EnvOptions | None = None, *, seed: int 
 
 
 @torch.no_grad()
+def imagined_returns(agent: Agent, played: Batch, *, horizon: int = 50) -> tuple[Tensor, Tensor]:
+    """What the policy imagines from the first observations of episodes that it played, and what it got.
+
+    Returns: imagined and real return, (B,) each, over the first `horizon` steps or as many as there are.
+    """
+    model, steps = agent.world_model, min(horizon, played.reward.shape[1])
+    states = model.infer(played.to(model.device), sample=False)
+    reward, continuation = acting_rollout(agent, states.index((slice(None), 0)), steps)
+    alive = torch.cat([torch.ones_like(continuation[:, :1]), continuation[:, :-1]], 1).cumprod(1)
+    return (reward * alive).sum(1).cpu(), played.reward[:, :steps].sum(1).cpu()
+
+
 def imagined_minus_real(agent: Agent, played: Batch, random: Batch, *, horizon: int = 50) -> float:
     """Mean imagined return of the policy minus its real one over the same steps from the same first observations.
 
     In units of the policy's real lead over chance; of the mean absolute reward a step where chance does as well.
     Positive: the policy has learned to exploit the model.
     """
-    model, steps = agent.world_model, min(horizon, played.reward.shape[1])
-    states = model.infer(played.to(model.device), sample=False)
-    reward, continuation = acting_rollout(agent, states.index((slice(None), 0)), steps)
-    alive = torch.cat([torch.ones_like(continuation[:, :1]), continuation[:, :-1]], 1).cumprod(1)
-    imagined = (reward * alive).sum(1).mean()
-    real, chance = (batch.reward[:, :steps].sum(1).mean() for batch in (played, random))
-    lead = (real - chance).abs()
+    imagined, real = (returns.mean() for returns in imagined_returns(agent, played, horizon=horizon))
+    steps = min(horizon, played.reward.shape[1])
+    lead = (real - random.reward[:, :steps].sum(1).mean()).abs()
     floor = 0.05 * steps * played.reward.abs().mean()
-    return float((imagined.cpu() - real) / torch.maximum(lead, floor).clamp(min=1e-6))
+    return float((imagined - real) / torch.maximum(lead, floor).clamp(min=1e-6))
 
 
 def state_coverage(agent: Agent, visited: Batch, random: Batch) -> float:
