@@ -1,8 +1,8 @@
 """How much of an online agent's return does one reach that never touched the environment?
 
-    python -m benchmarks.offline [--seeds 100,101] [--transitions 10000] [--steps 2000] [--online 3000] [--folder DIR]
+    python -m benchmarks.offline [--seeds 100,101] [--transitions 10000] [--steps 600] [--online 1000] [--folder DIR]
 
-Two data sets of `--transitions` steps. Pendulum, medium: episodes of an agent that was stopped after 500 online steps,
+Two data sets of `--transitions` steps. Pendulum, medium: episodes of an agent that was stopped after 400 online steps,
 with its own exploration. CartPole, mixed: what an online run of that many steps collected from its first random step
 on; it is the online agent to be compared with, too.
 On each, from the data alone: the policy in the plain dream, the same with pessimism (reward minus sigma, in standard
@@ -14,6 +14,7 @@ as soon as it is finished: the same command goes on where it was stopped.
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ METHODS = {
 """Name -> settings of a run that learns from data."""
 RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 """Mean return of uniform actions over 200 episodes, environment and action space seeded by 0 to 199."""
-EARLY = 500
-"""Online steps after which the agent of the medium data was stopped."""
+EARLY = 400
+"""Online steps after which the agent of the medium data was stopped: two episodes, the first of them by chance."""
 How = Literal["random", "explored", "best"]
 """Who plays a data set: chance; an agent as it explores while training; the same by its best action alone."""
 
@@ -52,6 +53,16 @@ def trained(run: Path, *lines: str) -> float:
         if wm(["train", f"run={run}", *settings]) != 0:
             raise SystemExit(f"{run} failed")
     return float(json.loads((run / EVALUATION_FILE).read_text())["mean"])
+
+
+def grown(early: Path, run: Path, *lines: str) -> float:
+    """Go on with a copy of the run `early` under these settings; return the mean of its last evaluation."""
+    if not run.exists():
+        shutil.copytree(early, run)
+        (run / EVALUATION_FILE).unlink()
+    if not (run / EVALUATION_FILE).is_file() and wm(["train", "resume=true", f"run={run}", *lines]) != 0:
+        raise SystemExit(f"{run} failed")
+    return trained(run)
 
 
 class _Best:
@@ -83,15 +94,20 @@ def played(run: Path, folder: Path, transitions: int, seed: int, how: How = "exp
     return write_data(folder, replay.iter_episodes(), agent)
 
 
+def online_agent(folder: Path, common: Sequence[str], steps: int) -> float:
+    """Train `early` and, from there on, `online` in the folder; return what the latter reaches."""
+    trained(folder / "early", *common, f"steps={EARLY}")
+    return grown(folder / "early", folder / "online", f"steps={steps}")
+
+
 def measure(env: str, seed: int, folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Method -> mean return, the online agent among them."""
     common = [f"env={env}", f"seed={seed}", "evaluation.every=0", *args.set]
-    online = folder / "online"
-    steps = args.transitions if env == "cartpole" else args.online
-    found = {"online": trained(online, *common, f"steps={steps}")}
-    data = online
-    if env != "cartpole":
-        trained(folder / "early", *common, f"steps={EARLY}")
+    if env == "cartpole":
+        data = folder / "mixed"
+        found = {"online": trained(data, *common, f"steps={args.transitions}")}
+    else:
+        found = {"online": online_agent(folder, common, args.online)}
         data = played(folder / "early", folder / "medium", args.transitions, seed)
     for name, lines in METHODS.items():
         run = folder / f"{data.name} {name}".replace(" ", "-")
@@ -119,8 +135,8 @@ def parser_of(description: str | None, seeds: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--transitions", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=2_000, help="steps of each run from data: configuration.md")
-    parser.add_argument("--online", type=int, default=3_000, help="steps of the online agent of Pendulum")
+    parser.add_argument("--steps", type=int, default=600, help="steps of each run from data: configuration.md")
+    parser.add_argument("--online", type=int, default=1_000, help="steps of the online agent of Pendulum")
     parser.add_argument("--folder", type=Path, help="runs are kept here, and not repeated")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every run")
     return parser
