@@ -17,8 +17,8 @@ from worldmodels.checkpoint import Checkpoint, create_run, list_checkpoints, loa
 from worldmodels.errors import CheckpointError, ConfigError, ReplayError
 from worldmodels.replay import Replay
 from worldmodels.run_folder import SEGMENTS
-from worldmodels.saved import replay_of
-from worldmodels.specs import ActionSpec, ObsSpec
+from worldmodels.saved import replay_of, specs_from_json
+from worldmodels.specs import ActionSpec, ObsSpec, in_words
 from worldmodels.states import State
 
 Episode = Mapping[str, Any]
@@ -111,8 +111,9 @@ def episodes(source: str, agent: Described) -> Iterator[Episode]:
     checkpoint = _newest(source)
     found, expected = (_sizes(part) for part in (checkpoint.parts.get("specs"), agent.specs_state()))
     if found != expected:
+        theirs = "none that are known" if None in found.values() else _words(found)
         raise ConfigError(
-            f"data: {source} has the observations and actions {found}, the environment has {expected}: "
+            f"data: {source} has the observations and actions {theirs}, the environment has {_words(expected)}: "
             "choose the environment that the data came from"
         )
     yield from replay_of(folder, checkpoint).iter_episodes()
@@ -202,6 +203,10 @@ def _sizes(specs: State | None) -> dict[str, Any]:
     """Observations and actions as they are stored; a run also says which spaces they came from, a data folder not."""
     plain = {} if specs is None else specs["json"]
     return {name: plain.get(name) for name in ("obs", "action")}
+
+
+def _words(sizes: Mapping[str, Any]) -> str:
+    return " and ".join(in_words(part) for part in specs_from_json(sizes))
 
 
 def _dtypes(episode: RecordedEpisode) -> str:

@@ -1,6 +1,6 @@
 """How much of an online agent's return does one reach that never touched the environment?
 
-    python -m benchmarks.offline [--seeds 100,101] [--transitions 10000] [--steps 600] [--online 1000] [--folder DIR]
+    python -m benchmarks.offline [--seeds 100,101] [--tasks pendulum,cartpole] [--folder DIR]
 
 Two data sets of `--transitions` steps. Pendulum, medium: episodes of an agent that was stopped after 400 online steps,
 with its own exploration. CartPole, mixed: what an online run of that many steps collected from its first random step
@@ -40,6 +40,8 @@ METHODS = {
 """Name -> settings of a run that learns from data."""
 RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 """Mean return of uniform actions over 200 episodes, environment and action space seeded by 0 to 199."""
+STEPS = {"pendulum": 400, "cartpole": 2_000}
+"""Steps of each run from data: 1,500 and 1,200 updates."""
 EARLY = 400
 """Online steps after which the agent of the medium data was stopped: two episodes, the first of them by chance."""
 How = Literal["random", "explored", "best"]
@@ -111,7 +113,7 @@ def measure(env: str, seed: int, folder: Path, args: argparse.Namespace) -> dict
         data = played(folder / "early", folder / "medium", args.transitions, seed)
     for name, lines in METHODS.items():
         run = folder / f"{data.name} {name}".replace(" ", "-")
-        found[name] = trained(run, *common, f"data={data}", f"steps={args.steps}", *lines)
+        found[name] = trained(run, *common, f"data={data}", f"steps={args.steps or STEPS[env]}", *lines)
         print(f"{env}, seed {seed}, {name}: {found[name]:,.1f} (online {found['online']:,.1f})", flush=True)
     return found
 
@@ -135,7 +137,7 @@ def parser_of(description: str | None, seeds: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--transitions", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=600, help="steps of each run from data: configuration.md")
+    parser.add_argument("--steps", type=int, help="of each run from data, as docs/configuration.md counts them")
     parser.add_argument("--online", type=int, default=1_000, help="steps of the online agent of Pendulum")
     parser.add_argument("--folder", type=Path, help="runs are kept here, and not repeated")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every run")

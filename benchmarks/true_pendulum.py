@@ -53,7 +53,8 @@ class TruePolicy:
 
     def __init__(self, policy: ActorCritic, env: Any) -> None:  # noqa: ANN401 - a gymnasium environment
         self.policy = policy
-        self.obs_specs, self.action_spec = obs_specs(env.observation_space), ActionCodec(env.action_space).spec
+        self.obs_specs: Mapping[str, Any] = obs_specs(env.observation_space)
+        self.action_spec = ActionCodec(env.action_space).spec
 
     def initial_carry(self, batch: int) -> None:  # noqa: ARG002
         """Nothing is remembered."""

@@ -44,6 +44,7 @@ def encode_episode(
             raise ReplayError(f"{name} has {steps} rewards and {length} {what}: each step needs one of each")
     if steps == 0:
         raise ReplayError(f"{name} has no step: leave it out")
+    _check_flat(episode, name, whole=codec.spec.kind != "continuous")
     rows = [encode_obs(obs_space, _row(obs_space, episode.observations, t)) for t in range(steps + 1)]
     try:
         actions = np.stack([codec.encode(action) for action in episode.actions])
@@ -83,6 +84,35 @@ def _check_column(leaf: Leaf, observations: Any, length: int, name: str) -> None
         )
     if column.dtype.kind not in "biuf":
         raise ReplayError(f"{name}: observation {leaf.name!r} has dtype {column.dtype}, expected numbers")
+
+
+def _check_flat(episode: RecordedEpisode, name: str, *, whole: bool) -> None:
+    """Raise ReplayError where actions, rewards or flags are not numbers that can be stored as what they are.
+
+    whole: whether actions choose among alternatives, so that 0.5 is none of them.
+    """
+    flag = ("0 or 1", lambda values: np.isin(values, (0, 1)))
+    finite = ("finite numbers", np.isfinite)
+    rules = {
+        "actions": ("whole numbers", lambda values: values == np.rint(values)) if whole else finite,
+        "rewards": finite,
+        "terminations": flag,
+        "truncations": flag,
+    }
+    for what, (expected, holds) in rules.items():
+        values = np.asarray(getattr(episode, what))
+        if values.dtype.kind not in "biuf":
+            raise ReplayError(f"{name}: {what} have dtype {values.dtype}, expected numbers")
+        if what != "actions" and values.ndim != 1:
+            raise ReplayError(f"{name}: {what} have shape {values.shape}, expected one number for each step")
+        good = holds(values)
+        if not good.all():
+            raise ReplayError(f"{name}: {what} hold {values[~good].flat[0]}, expected {expected}")
+    ends = np.flatnonzero(np.asarray(episode.terminations) + np.asarray(episode.truncations))
+    if ends.size and ends[0] < len(episode.rewards) - 1:
+        raise ReplayError(
+            f"{name} goes on after step {ends[0]}, which is marked terminated or truncated: split it there"
+        )
 
 
 def _row(space: spaces.Space[Any], observations: Any, index: int) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from agents.actor_critic import Actor
+from agents.cli import main
 from agents.cloning import clone_loss
 from agents.data import episodes, fill, write_data
 from agents.experiment import check_run, load_options
@@ -175,6 +176,14 @@ def test_an_npz_becomes_a_data_folder(env_id, tmp_path):
         ({"action": "outside"}, "episode 0: action .* outside"),
         ({"obs": "too wide"}, r"shape \(\d+, 5\), expected \(\d+, 4\)"),
         ({"obs": "not finite"}, "not finite"),
+        ({"reward": "words"}, "episode 0: rewards have dtype <U3, expected numbers"),
+        ({"reward": "nan"}, "episode 0: rewards hold nan, expected finite numbers"),
+        ({"reward": "column"}, r"episode 0: rewards have shape \(\d+, 1\), expected one number for each step"),
+        ({"action": "words"}, "episode 0: actions have dtype <U3, expected numbers"),
+        ({"action": "halves"}, "episode 0: actions hold 0.5, expected whole numbers"),
+        ({"truncated": "words"}, "episode 0: truncations have dtype <U3, expected numbers"),
+        ({"terminated": "halves"}, "episode 0: terminations hold 0.5, expected 0 or 1"),
+        ({"truncated": "all"}, "episode 0 goes on after step 0, which is marked terminated or truncated: split it"),
     ],
 )
 def test_an_npz_that_cannot_be_used_is_explained(changes, message, tmp_path):
@@ -185,6 +194,11 @@ def test_an_npz_that_cannot_be_used_is_explained(changes, message, tmp_path):
         "outside": np.full(rows, 7),
         "too wide": np.zeros((rows + 2, 5), np.float32),
         "not finite": np.full((rows + 2, 4), np.nan, np.float32),
+        "words": np.array(["yes"] * rows),
+        "nan": np.full(rows, np.nan),
+        "column": np.ones((rows, 1)),
+        "halves": np.full(rows, 0.5),
+        "all": np.ones(rows, bool),
     }
     changes = {k: strange[v] if isinstance(v, str) else v for k, v in changes.items()}
     from worldmodels.errors import WorldModelsError
@@ -253,6 +267,24 @@ def test_episodes_of_one_step_are_refused(tmp_path):
         fill(Replay(border.obs_specs, 2, capacity=100), str(folder), border)
     mixed = write_data(tmp_path / "mixed", [*constant(1, 3), *constant(6, 1)], border)
     fill(Replay(border.obs_specs, 2, capacity=100), str(mixed), border)
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "message"),
+    [
+        (5, ["env=cartpole", "agent.acquisition.name=sigma", "world_model.ensemble.members=0"],
+         "asks members that can disagree: set world_model.ensemble.members=5"),
+        (5, ["env=pendulum"], "obs vector (4,) and choices (2,), the environment has obs vector (3,) and 1 numbers: "
+         "choose the environment that the data came from"),
+        (5, ["env=cartpole", "agent=sb3", "agent.sb3.algorithm=SAC"], "SAC cannot do discrete actions; choose one of"),
+        (1, ["env=cartpole"], "has one step, and a world model learns what follows what: record whole episodes"),
+    ],
+)  # fmt: skip
+def test_the_command_line_refuses_in_one_line_and_leaves_nothing(given, lines, message, tmp_path, capsys):
+    folder = write_data(tmp_path / "data", constant(given, 3), border_of("CartPole-v1"))
+    assert main(["train", f"data={folder}", f"run={tmp_path / 'run'}", *lines]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wm: ")]
+    assert len(said) == 1 and message in said[0] and not (tmp_path / "run").exists()
 
 
 def buffered(env_id, size, steps, *, envs=1, scaled=True):
