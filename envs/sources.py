@@ -188,6 +188,7 @@ def _register_minigrid() -> None:
 def _register_toy() -> None:
     importlib.import_module("envs.toy")
     importlib.import_module("envs.explore")
+    importlib.import_module("envs.swing_up")
 
 
 _FAMILIES: dict[str, Callable[[], None]] = {

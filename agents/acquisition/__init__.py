@@ -36,7 +36,7 @@ from agents.acquisition.scores import (
     sigma,
     upper_confidence,
 )
-from agents.acquisition.task import TaskAware, member_returns, member_rollouts, return_difference
+from agents.acquisition.task import TaskAware, led_rollouts, member_returns, member_rollouts, return_difference
 
 __all__ = [
     "Bonus",
@@ -59,6 +59,7 @@ __all__ = [
     "information_batch",
     "information_gain",
     "jensen_renyi",
+    "led_rollouts",
     "member_returns",
     "member_rollouts",
     "observe",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from agents.acquisition.scores import information_gain
 from agents.ranks import ALONE, Ranks
 from agents.returns import visit_weights
+from worldmodels.dynamics import Members
 from worldmodels.errors import ConfigError
 from worldmodels.types import Rollout, State, stack_states
 from worldmodels.world_model import WorldModel
@@ -20,26 +21,29 @@ STARTS = 16
 Act = Callable[[Tensor], Tensor]
 
 
-def member_rollouts(world_model: WorldModel, start: State, policy: Act, horizon: int) -> Rollout:
+def member_rollouts(world_model: WorldModel, start: State, policy: Act | Tensor, horizon: int) -> Rollout:
     """One rollout for each member from each start, every one in its own member's dynamics from first to last step.
 
-    Args: start: (B, ...). policy: features (N, F) -> action (N, A).
+    Args: start: (B, ...). policy: features (N, F) -> action (N, A), or plans (K B, H, A), member after member.
     Returns: a rollout of K B rows, member after member; what it is unsure of is left out.
     Raises: ConfigError: the model has no ensemble.
     """
-    ensemble, prior = world_model.ensemble, world_model.temporal_prior
-    if ensemble is None:
-        raise ConfigError("members to follow are needed: set world_model.ensemble.members=5")
+    return led_rollouts(world_model, start.repeat(_members(world_model).members), policy, horizon)
+
+
+def led_rollouts(world_model: WorldModel, state: State, policy: Act | Tensor, horizon: int) -> Rollout:
+    """The same from states (K B, ...) of which the first B follow the first member, the next B the second, and so on.
+
+    Raises: ConfigError: the model has no ensemble.
+    """
+    ensemble, prior = _members(world_model), world_model.temporal_prior
     family = ensemble.family
-    members, batch = ensemble.members, start.z.shape[0]
-    state = start.repeat(members)  # (K B, ...)
-    own = torch.arange(members, device=start.z.device).repeat_interleave(batch)
-    rows = torch.arange(members * batch, device=start.z.device)
     states, actions, raws = [state], [], []
-    for _ in range(horizon):
-        action = policy(state.features)
+    for t in range(horizon):
+        action = policy[:, t] if isinstance(policy, Tensor) else policy(state.features)
         context, cache = prior.advance(state, action)
-        raw = ensemble(context, prior.previous(context))[own, rows]  # (K, K B, P) -> (K B, P)
+        own = (x.unflatten(0, (ensemble.members, -1)) for x in (context, prior.previous(context)))  # (K, B, ...)
+        raw = ensemble.each(*own).flatten(0, 1)  # (K B, P)
         state = State(context, family.moments(raw)[0] if family.ordered else family.sample(raw), cache)
         states.append(state)
         actions.append(action)
@@ -49,6 +53,12 @@ def member_rollouts(world_model: WorldModel, start: State, policy: Act, horizon:
     continuation = world_model.continuation(reached).probs
     entropy = family.entropy(torch.stack(raws, 1))
     return Rollout(whole, torch.stack(actions, 1), world_model.reward(reached).mean, continuation, entropy)
+
+
+def _members(world_model: WorldModel) -> Members:
+    if world_model.ensemble is None:
+        raise ConfigError("members to follow are needed: set world_model.ensemble.members=5")
+    return world_model.ensemble
 
 
 def member_returns(world_model: WorldModel, start: State, policy: Act, horizon: int, gamma: float) -> Tensor:
@@ -72,9 +82,10 @@ def return_difference(returns: Sequence[Tensor]) -> Tensor:
 class TaskAware(nn.Module):
     """Information gain where the members' own best trajectories go: information about the optimal trajectory.
 
-    Each member is followed alone under the policy that is best so far; a step counts by its distance to the nearest of
-    these latents, exp(-d^2 / (2 width^2)) with d the root mean square over dimensions. A simple form, for ensembles, of
-    conditioning on optimal trajectories (Mehta et al. 2022, eq. 4). Before the first `refresh` every place counts.
+    Each member is followed alone under the policy that is best so far (`refresh`), or along a plan that is best in its
+    own dynamics (`follow`). A step counts by its distance to the nearest of these latents, exp(-d^2 / (2 width^2)) with
+    d the root mean square over dimensions. A simple form, for ensembles, of conditioning on optimal trajectories (Mehta
+    et al. 2022, eq. 4). Before anything was followed every place counts.
     """
 
     points: Tensor
@@ -104,4 +115,11 @@ class TaskAware(nn.Module):
         visited = rollout.states.z.flatten(0, 1)
         points = visited[torch.randint(len(visited), (POINTS,), device=visited.device)]
         self.points.copy_(ranks.gather(points)[:: ranks.count])
+        self.ready.fill_(True)
+
+    @torch.no_grad()
+    def follow(self, trajectories: Rollout) -> None:
+        """Take the latents of these trajectories (N, H+1) for those that count; of more than POINTS every so many."""
+        visited = trajectories.states.z.flatten(0, 1)
+        self.points.copy_(visited[torch.arange(POINTS, device=visited.device) * len(visited) // POINTS])
         self.ready.fill_(True)

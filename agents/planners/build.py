@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from agents.acquisition import Bonus, TaskAware
+from agents.acquisition import Bonus, TaskAware, led_rollouts
 from agents.actor_critic import ActorCritic
 from agents.options import ActorCriticOptions, PlannerOptions
 from agents.planners.cem import CEM
@@ -33,16 +33,35 @@ def build_planner(
 ) -> Planner | None:
     """The planner of `agent=planner` and `agent=planner_actor`; None for agents that act by their policy alone.
 
-    bonus: what is added to each imagined reward, weight included.
-    Raises: ConfigError: `members` without an ensemble, or a bonus that asks for the policy or the critic where there
-        is none.
+    bonus: what is added to each imagined reward, weight included. Without a critic that has learned it, one that
+    explores is added only while the planner does.
+    Raises: ConfigError: `members` without an ensemble, or a bonus that asks for the critic where there is none.
     """
     if options.name not in ("planner", "planner_actor"):
         return None
-    own = options.planner
     learned = options.name == "planner_actor"
     if bonus is not None and not learned:
         _check_alone(bonus)
+    own = options.planner
+    search = build_search(own, plan_family(spec, std=own.std, min_std=own.min_std))
+    curious = bonus if bonus is not None and bonus.weight > 0 and not learned else None
+    task = None if curious is None else curious.acquisition
+    return Planner(
+        search,
+        _objective(options, world_model, policy, bonus if curious is None else None),
+        horizon=own.horizon,
+        proposals=_proposals(world_model, policy, own.proposals) if learned and own.proposals else None,
+        noise=own.noise,
+        curiosity=None if curious is None else _objective(options, world_model, policy, curious),
+        prepare=_members_plans(world_model, search, options.gamma, task) if isinstance(task, TaskAware) else None,
+    )
+
+
+def _objective(
+    options: ActorCriticOptions, world_model: WorldModel, policy: ActorCritic, bonus: Bonus | None
+) -> Objective:
+    """What a plan is worth, with this bonus, and with the critic where one is learned."""
+    own = options.planner
     sample = own.particles > 0 or not world_model.family.ordered
     how = {"uncertainty": bonus is not None, "sample": sample}
     if own.members == "none":
@@ -51,28 +70,36 @@ def build_planner(
     else:
         imagine = member_imagine(world_model, every_step=own.members == "step", **how)
         fewest = world_model.ensemble.members if world_model.ensemble is not None else 1  # each candidate, every member
-    objective = Objective(
+    return Objective(
         imagine,
         options.gamma,
-        value=(lambda features: policy.slow_critic(features).mean) if learned else None,
+        value=(lambda features: policy.slow_critic(features).mean) if options.name == "planner_actor" else None,
         bonus=bonus,
         particles=own.particles or fewest,
         trust=bonus.trust if bonus is not None and bonus.quantile < 1 else None,
     )
-    return Planner(
-        build_search(own, plan_family(spec, std=own.std, min_std=own.min_std)),
-        objective,
-        horizon=own.horizon,
-        proposals=_proposals(world_model, policy, own.proposals) if learned and own.proposals else None,
-        noise=own.noise,
-    )
+
+
+def _members_plans(world_model: WorldModel, search: Search, gamma: float, task: TaskAware) -> Callable[[State], None]:
+    """Let every member look for its own best plan from where the agent is; `task` then looks where these plans lead."""
+    objective = Objective(partial(led_rollouts, world_model), gamma)
+
+    def prepare(state: State) -> None:
+        assert world_model.ensemble is not None  # the acquisition was not built without
+        own = state.repeat(world_model.ensemble.members)  # (K B, ...), member after member
+        belief = search.family.initial(own.z.shape[0], task.horizon, own.z.device)
+        found = search(objective.of(own), belief, search.family.draw(belief, search.kept))
+        task.follow(led_rollouts(world_model, own, found.plan, task.horizon))
+
+    return prepare
 
 
 def _check_alone(bonus: Bonus) -> None:
-    """Raise ConfigError where a bonus needs what only a learned policy and its critic can say."""
-    if isinstance(bonus.acquisition, TaskAware):
+    """Raise ConfigError where a bonus asks what an agent without policy and critic cannot say."""
+    if isinstance(bonus.acquisition, TaskAware) and bonus.weight <= 0:
         raise ConfigError(
-            "agent.acquisition.name=task_aware follows a policy, and agent=planner learns none: use agent=planner_actor"
+            "agent.acquisition.name=task_aware: expected a weight above 0 with agent=planner, which explores by it, "
+            f"got {bonus.weight:g}; use agent=planner_actor"
         )
     if bonus.quantile < 1:
         raise ConfigError(

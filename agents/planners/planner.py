@@ -26,7 +26,9 @@ class Planner:
     """Decides by searching over plans, from where the last search ended.
 
     search: the optimiser. objective: what a plan is worth. horizon: H. proposals: further candidates. noise: added to
-    actions that explore (a standard deviation, or the chance of a uniform action).
+    actions that explore (a standard deviation, or the chance of a uniform action). curiosity: what a plan is worth
+    while exploring, where that is something else. prepare: called with the states that plans begin in, before one that
+    explores is looked for.
     """
 
     def __init__(
@@ -37,9 +39,12 @@ class Planner:
         horizon: int,
         proposals: Proposals | None = None,
         noise: float = 0.0,
+        curiosity: Objective | None = None,
+        prepare: Callable[[State], None] | None = None,
     ) -> None:
         self.search, self.objective, self.horizon = search, objective, horizon
         self.proposals, self.noise = proposals, noise
+        self.curiosity, self.prepare = curiosity or objective, prepare
 
     def act(
         self, state: State, memory: PlanMemory | None, *, deterministic: bool, is_first: Tensor | None = None
@@ -47,15 +52,18 @@ class Planner:
         """Actions (B, A) for states (B, ...), and what to remember.
 
         Args: memory: of the step before; None at the first. deterministic: carry out the plan as it was found; else
-            with noise. is_first: (B,) bool, where an episode begins and nothing is remembered.
+            explore, with noise and curiosity. is_first: (B,) bool, where an episode begins and nothing is remembered.
         Raises: NonFiniteError: no plan has a finite score.
         """
         with torch.inference_mode(False), torch.no_grad():  # evaluation forbids gradients, which some searches need
             state = state.map(torch.clone)
+            if self.prepare is not None and not deterministic:
+                self.prepare(state)
             belief, extra = self._begin(state, memory, is_first)
             if self.proposals is not None:
                 extra = torch.cat([extra, self.proposals(state, self.horizon)], 1)
-            found = self.search(self.objective.of(state), belief, extra)
+            objective = self.objective if deterministic else self.curiosity
+            found = self.search(objective.of(state), belief, extra)
             action = found.plan[:, 0]
             if not deterministic and self.noise > 0:
                 action = self.search.family.explore(action, self.noise)

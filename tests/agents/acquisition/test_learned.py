@@ -130,6 +130,19 @@ def test_members_are_followed_alone_from_first_to_last_step(seen):
     torch.testing.assert_close(returns.flatten(), (weight * rollout.reward).sum(1))
 
 
+def test_each_member_carries_out_its_own_plan(seen):
+    model, states, _ = seen
+    start, plans = states.index((slice(None), 1)), torch.rand(6, 3, 2) * 2 - 1  # three members, two starts
+    rollout = member_rollouts(model, start, plans, 3)
+    state, members = start.repeat(3), torch.arange(3).repeat_interleave(2)
+    for t in range(3):
+        context, _ = model.temporal_prior.advance(state, plans[:, t])
+        raw = model.ensemble(context, model.temporal_prior.previous(context))[members, torch.arange(6)]
+        state = State(context, model.family.moments(raw)[0])
+        torch.testing.assert_close(rollout.states.z[:, t + 1], state.z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rollout.action, plans)
+
+
 def test_members_are_needed_to_follow_them():
     model = make_model(members=0)
     with pytest.raises(ConfigError, match=r"world_model\.ensemble\.members=5"):
@@ -307,15 +320,15 @@ def test_a_planner_plans_no_further_than_it_trusts():
 
 
 @pytest.mark.parametrize(
-    ("name", "quantile", "message"),
+    ("name", "weight", "quantile", "message"),
     [
-        ("task_aware", 1.0, "task_aware follows a policy"),
-        ("sigma", 0.9, r"quantile=0\.9 ends a return with the critic"),
+        ("task_aware", -1.0, 1.0, "task_aware: expected a weight above 0"),
+        ("sigma", 1.0, 0.9, r"quantile=0\.9 ends a return with the critic"),
     ],
 )
-def test_a_planner_without_a_policy_refuses_what_only_a_policy_can_answer(name, quantile, message):
+def test_a_planner_without_a_policy_refuses_what_only_a_policy_can_answer(name, weight, quantile, message):
     model = make_model()
-    bonus = build_bonus(AcquisitionOptions(name=name, quantile=quantile), model)
+    bonus = build_bonus(AcquisitionOptions(name=name, weight=weight, quantile=quantile), model)
     for agent in ("planner", "planner_actor"):
         options = ActorCriticOptions(name=agent, hidden=8)
         policy = ActorCritic(model.features_size, CONTINUOUS, options)
@@ -326,15 +339,25 @@ def test_a_planner_without_a_policy_refuses_what_only_a_policy_can_answer(name, 
             assert build_planner(options, model, policy, CONTINUOUS, bonus) is not None
 
 
-def test_a_planner_plans_for_the_bonus():
-    """Only the bonus is worth anything: the plan's first coordinate goes where it pays."""
+def test_a_planner_plans_for_the_bonus_while_it_explores_and_for_the_reward_when_it_is_judged():
+    """Only the bonus is worth anything: the plan's first coordinate goes where it pays, one way or the other."""
     model = make_model()
     options = ActorCriticOptions(name="planner", hidden=8, planner=PlannerOptions(horizon=3, samples=60, iterations=4))
     policy = ActorCritic(model.features_size, CONTINUOUS, options)
-    bonus = Bonus(lambda rollout: rollout.action[..., 0], weight=5.0, reward=0.0, normalize=False)
-    planner = build_planner(options, model, policy, CONTINUOUS, bonus)
     start = State(torch.randn(4, model.temporal_prior.context_size), torch.randn(4, model.family.width))
     first = torch.ones(4, dtype=torch.bool)
-    with torch.no_grad():
-        action, _ = planner.act(start, None, deterministic=True, is_first=first)
-    assert action[:, 0].mean() > 0.7 and action[:, 0].min() > 0.2
+
+    def act(weight, *, deterministic):
+        bonus = Bonus(lambda rollout: rollout.action[..., 0], weight=weight, reward=0.0, normalize=False)
+        planner = build_planner(options, model, policy, CONTINUOUS, bonus)
+        return planner.act(start, None, deterministic=deterministic, is_first=first)[0][:, 0]
+
+    action = act(5.0, deterministic=False)
+    assert action.mean() > 0.7 and action.min() > 0.1
+    judged = act(-5.0, deterministic=True)
+    assert judged.mean() < -0.7 and judged.max() < -0.1, "pessimism stays"
+    torch.manual_seed(3)
+    curious = act(5.0, deterministic=True)
+    torch.manual_seed(3)
+    plain = build_planner(options, model, policy, CONTINUOUS).act(start, None, deterministic=True, is_first=first)[0]
+    assert torch.equal(curious, plain[:, 0]), "curiosity is for collecting"

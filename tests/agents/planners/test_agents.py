@@ -15,10 +15,20 @@ def options(name, *assignments):
     return changed(TINY, f'agent.name="{name}"', *SMALL, "evaluation.every=0", *assignments)
 
 
-@pytest.mark.parametrize("name", ["planner", "planner_actor"])
-@pytest.mark.parametrize(("env", "search"), [("CartPole-v1", "icem"), ("Pendulum-v1", "mppi")])
-def test_stopped_and_resumed_equals_uninterrupted(name, env, search, tmp_path, monkeypatch):
-    chosen = options(name, f'env.id="{env}"', f'agent.planner.search="{search}"', "train.warmup_steps=20", "steps=70")
+TASK_AWARE = ('agent.acquisition.name="task_aware"', "world_model.ensemble.members=3", "agent.acquisition.reward=0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "search", "more"),
+    [
+        *[(name, "CartPole-v1", "icem", ()) for name in ("planner", "planner_actor")],
+        *[(name, "Pendulum-v1", "mppi", ()) for name in ("planner", "planner_actor")],
+        ("planner", "CartPole-v1", "icem", TASK_AWARE),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(name, env, search, more, tmp_path, monkeypatch):
+    wanted = (f'env.id="{env}"', f'agent.planner.search="{search}"', "train.warmup_steps=20", "steps=70", *more)
+    chosen = options(name, *wanted)
     with tiny_run(tmp_path / "whole", options=chosen) as (trainer, _):
         trainer.save()
         before = hashes(trainer)
