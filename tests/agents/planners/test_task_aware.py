@@ -1,7 +1,7 @@
 """What a planner wants to know for its task, in a world where that is known: only what lies on the way to the reward.
 
-A point on a plane moves by its action. To the right, where the reward is, two members disagree a little about how far;
-to the left they disagree ten times as much. Elsewhere they agree.
+A point on a plane moves by its action. To the right, where the reward is, two members disagree a little about where it
+goes; far to the left they disagree ten times as much. Elsewhere they agree.
 """
 
 from types import SimpleNamespace
@@ -27,9 +27,9 @@ class Fork:
 
     family = GaussianFamily(2, 0.05)
 
-    def __init__(self, goal=2.0):
+    def __init__(self, goal=2.0, apart=0.05):
         self.ensemble = self  # its own members
-        self.members, self.goal = 2, torch.tensor([goal, 0.0])
+        self.members, self.goal, self.apart = 2, torch.tensor([goal, 0.0]), apart
         self.temporal_prior = SimpleNamespace(
             context_size=4,
             advance=lambda state, action: (torch.cat([state.z, 0.5 * action], -1), None),
@@ -40,9 +40,9 @@ class Fork:
         return torch.cat([mean, torch.full_like(mean, -20.0)], -1)
 
     def each(self, context, previous):  # noqa: ARG002
-        """(2, N, 4) -> (2, N, 4): member 0 goes further than the mean, member 1 less far."""
+        """(2, N, 4) -> (2, N, 4): member 0 to one side of the mean, member 1 to the other."""
         z, move = context.chunk(2, -1)
-        unknown = 0.05 * (z[..., :1] > 0.6).float() + 0.5 * (z[..., :1] < -1.1).float()
+        unknown = self.apart * (z[..., :1] > 0.6).float() + 0.5 * (z[..., :1] < -1.1).float()
         sign = torch.tensor([1.0, -1.0]).view(2, 1, 1)
         return self._raw(z + move + sign * unknown * torch.tensor([0.0, 1.0]))
 
@@ -85,14 +85,16 @@ def test_only_differences_on_the_way_to_the_reward_count(goal):
 
 def test_places_that_count_are_those_of_each_members_own_best_plan():
     """Straight to the goal, half a unit a step; member 0 is carried off to one side, member 1 to the other."""
-    model = Fork()
+    model = Fork(apart=0.6)
     bonus = build_bonus(AcquisitionOptions(name="task_aware", task_horizon=4), model)
     planner = build_planner(OPTIONS, model, None, ACTION, bonus)
     torch.manual_seed(0)
-    planner.act(State(torch.zeros(1, 4), torch.zeros(1, 2)), None, deterministic=True)
+    starts = State(torch.zeros(2, 4), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))  # on both sides of the goal at (2, 0)
+    planner.act(starts, None, deterministic=True)
     assert not bonus.acquisition.ready, "an agent that is judged looks for nothing"
-    planner.act(State(torch.zeros(1, 4), torch.zeros(1, 2)), None, deterministic=False)
+    planner.act(starts, None, deterministic=False)
     points = bonus.acquisition.points.unique(dim=0)
-    assert bonus.acquisition.ready and len(points) == 9, "four steps of two members, and where both begin"
-    assert points[:, 0].max() > 1.8 and points[:, 0].min() >= -0.1 and points[:, 1].abs().max() < 0.3
-    assert points[:, 1].max() > 0.02 > -0.02 > points[:, 1].min(), "they are carried apart"
+    assert bonus.acquisition.ready and len(points) == 18, "four steps of two members from two starts, and the starts"
+    assert points[:, 1].abs().max() < 1
+    for side in (points[points[:, 0] < 1.9], points[points[:, 0] > 2.1]):
+        assert side[:, 1].max() > 0.08 > -0.08 > side[:, 1].min(), "from each start both members go, and go apart"
