@@ -101,7 +101,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=_positive, default=100, metavar="N", help="episodes (default 100)")
     parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="episode k is reset with S + k")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write evaluation.json there too")
-    parser.add_argument("--video", type=_film, metavar="FILE", help="film of the first episode (.mp4 or .gif)")
+    parser.add_argument(
+        "--video",
+        type=_film,
+        metavar="FILE",
+        help="film of the first episode, with return and uncertainty (.mp4, .gif)",
+    )
     parser.add_argument(
         "--card", action="store_true", help="measure how far the model's uncertainty can be trusted, in a few minutes"
     )

@@ -26,12 +26,15 @@ class Recording:
     """One episode, or its first T steps.
 
     obs: name -> (T+1, ...). action: (T, A). reward: (T,). frames: (T+1, H, W, 3) uint8, or None if not drawn.
+    epistemic, aleatoric: (T,) nats, what the ensemble said before each step; None without one, or where nobody asked.
     """
 
     obs: dict[str, np.ndarray]
     action: np.ndarray
     reward: np.ndarray
     frames: np.ndarray | None
+    epistemic: np.ndarray | None = None
+    aleatoric: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -60,18 +63,27 @@ class Dream:
 
 
 def record(
-    agent: Actor, env_options: EnvOptions, *, steps: int, seed: int, deterministic: bool = True, draw: bool = True
+    agent: Actor,
+    env_options: EnvOptions,
+    *,
+    steps: int,
+    seed: int,
+    deterministic: bool = True,
+    draw: bool = True,
+    ask: bool = False,
 ) -> Recording:
     """Play at most `steps` actions of the episode with this seed; random numbers outside stay untouched.
 
+    draw: whether frames are rendered. ask: whether the agent's ensemble, where it has one, says how sure it is.
     Raises: ConfigError: the environment does not fit the agent. EnvironmentFault: the environment failed.
     """
     with forked(seed), torch.inference_mode(), VectorEnv(env_options, 1, render=draw) as envs:
         check_fit(agent, envs, env_options.id)
         obs = envs.reset([0], [seed])
         seen, frames = [obs], [envs.render(0)] if draw else []
-        actions, rewards = [], []
+        actions, rewards, unsure = [], [], []
         carry, is_first = agent.initial_carry(1), np.ones(1, dtype=bool)
+        asked = getattr(agent, "world_model", None) if ask else None
         for _ in range(steps):
             action, carry = agent.act(obs, carry, is_first, deterministic=deterministic)
             result = envs.step([0], action)
@@ -85,6 +97,9 @@ def record(
             seen.append(obs)
             actions.append(action[0])
             rewards.append(result.reward[0])
+            if asked is not None and asked.ensemble is not None:
+                said = asked.uncertainty(carry.state, carry.action)  # of the state that the action was taken in
+                unsure.append((float(said.epistemic), float(said.aleatoric)))
             if draw:
                 frames.append(envs.render(0))
             if result.terminated[0] or result.truncated[0]:
@@ -94,6 +109,7 @@ def record(
         np.asarray(actions, dtype=np.float32).reshape(len(actions), agent.action_spec.size),
         np.asarray(rewards, dtype=np.float32),
         np.stack(frames) if draw else None,
+        *(np.array(column, dtype=np.float32) for column in zip(*unsure, strict=True)),
     )
 
 

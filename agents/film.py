@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agents.dream import dream, record
-from agents.panels import dream_frames
+from agents.panels import dream_frames, episode_frames
 from envs.make import make_env
 from envs.options import EnvOptions
 from worldmodels.errors import ConfigError, EnvironmentFault
@@ -56,11 +56,14 @@ def episode_film(
     steps: int = 1_000,
     deterministic: bool = True,
 ) -> np.ndarray:
-    """Return the rendered frames (T+1, H, W, 3) uint8 of the episode with this seed, at most `steps` actions long."""
+    """Return frames (T+1, H, W, 3) uint8 of the episode with this seed, at most `steps` actions long.
+
+    The environment's picture, where it can be drawn, beside the return so far, the reward, and how sure the agent's
+    ensemble was of each step, where it has one.
+    """
     env = env_options if env_options is not None else agent.env_options
-    recording = record(agent, env, steps=steps, seed=seed, deterministic=deterministic)
-    assert recording.frames is not None
-    return recording.frames
+    recording = record(agent, env, steps=steps, seed=seed, deterministic=deterministic, draw=can_render(env), ask=True)
+    return episode_frames(recording, title=env.id)
 
 
 def can_render(env_options: EnvOptions) -> bool:

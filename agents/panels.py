@@ -1,11 +1,11 @@
-"""Drawing a dream: pictures on the left or above, curves with a moving cursor. Numbers in, frames out."""
+"""Drawing dreams and episodes: pictures left or above, curves with a moving cursor. Numbers in, frames out."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from agents.dream import Dream
+from agents.dream import Dream, Recording
 from envs.frames import to_rgb
 from worldmodels.specs import ObsSpec
 
@@ -13,6 +13,7 @@ MAX_CURVES = 6
 """Observation dimensions shown at most; more could not be read."""
 REALITY, DREAM, SHADE = "#1a1a1a", "#c2410c", "#f1efe9"
 _DPI = 100
+_EPISODE = (7.6, 3.6)  # inches: smaller than a dream, since an episode may have a thousand frames
 _SMALL = 96  # images up to this side are enlarged with sharp pixels
 _FADE = 0.72  # how much of the future is washed out
 
@@ -34,16 +35,44 @@ def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str,
     else:
         frames = dreamt.recording.frames
         pictures = {"reality": frames} if frames is not None else {}
-    figure, places, axes = _layout(dreamt, obs_specs, pictures, title)
+    count, seen = len(dreamt.recording), dreamt.context
+    head = f"{title}: {seen} observations seen, {count + 1 - seen} steps dreamt"
+    return _film(head, pictures, _curves(dreamt, obs_specs), count, seen=seen)
+
+
+def episode_frames(recording: Recording, *, title: str) -> np.ndarray:
+    """Return one frame (H, W, 3) for every observation of an episode: (T+1, H, W, 3) uint8.
+
+    The return so far, the reward, and where the recording has them the uncertainties are drawn in.
+    """
+    after = np.arange(1, len(recording) + 1)
+    returns = np.cumsum(recording.reward, dtype=np.float64)
+    rows = [("return", _line(after, returns)), ("reward", _line(after, recording.reward))]
+    if recording.epistemic is not None and recording.aleatoric is not None:
+        rows.append(("uncertainty\n(nats)", _uncertainty(after, recording.aleatoric, recording.epistemic)))
+    pictures = {} if recording.frames is None else {"": recording.frames}
+    total = returns[-1] if len(returns) else 0.0
+    return _film(f"{title}: return {total:,.2f} in {len(recording)} steps", pictures, rows, len(recording))
+
+
+Curves = list[tuple[str, Any]]
+"""(label, function that draws into an axis) for every row of curves."""
+
+
+def _film(
+    head: str, pictures: Mapping[str, np.ndarray], curves: Curves, count: int, *, seen: int | None = None
+) -> np.ndarray:
+    """Return (count + 1, H, W, 3) uint8: the same drawing with the pictures of each step, the future washed out."""
+    figure, places, axes = _layout(head, pictures, curves, count, seen)
     canvas = _canvas(figure)
     boxes = [_box(axis, canvas.shape[0]) for axis in places]
     plots = [_box(axis, canvas.shape[0]) for axis in axes]
-    left, right = axes[-1].transData.transform([[0, 0], [len(dreamt.recording), 0]])[:, 0]
-    frames = np.repeat(canvas[None], len(dreamt.recording) + 1, axis=0)
+    left, right = axes[-1].transData.transform([[0, 0], [count, 0]])[:, 0]
+    frames = np.repeat(canvas[None], count + 1, axis=0)
     for t, frame in enumerate(frames):
         for (top, bottom, start, end), picture in zip(boxes, pictures.values(), strict=True):
             frame[top:bottom, start:end] = _fit(picture[t], bottom - top, end - start)
-        column = round(left + (right - left) * t / max(1, len(dreamt.recording)))
+        column = round(left + (right - left) * t / max(1, count))
         for top, bottom, _, end in plots:
             future = frame[top:bottom, column + 1 : end]
             future[:] = (255 * _FADE + future * (1 - _FADE)).astype(np.uint8)
@@ -52,18 +81,15 @@ def dream_frames(dreamt: Dream, obs_specs: Mapping[str, ObsSpec], *, title: str,
 
 
 def _layout(
-    dreamt: Dream, obs_specs: Mapping[str, ObsSpec], pictures: Mapping[str, np.ndarray], title: str
+    head: str, pictures: Mapping[str, np.ndarray], curves: Curves, count: int, seen: int | None
 ) -> tuple[Any, list[Any], list[Any]]:
     """Return a figure with everything that does not move, the axes of the pictures and those of the curves."""
     from matplotlib.figure import Figure
 
-    curves = _curves(dreamt, obs_specs)
     several = len(pictures) > 1
-    figure = Figure(figsize=(9.6, 6.2 if several else max(4.2, 0.86 * len(curves) + 0.8)), dpi=_DPI, facecolor="white")
-    figure.suptitle(
-        f"{title}: {dreamt.context} observations seen, {len(dreamt.recording) + 1 - dreamt.context} steps dreamt",
-        fontsize=11, x=0.5, y=0.985,
-    )  # fmt: skip
+    size = (9.6, 6.2 if several else max(4.2, 0.86 * len(curves) + 0.8)) if seen is not None else _EPISODE
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+    figure.suptitle(head, fontsize=11, x=0.5, y=0.985)
     if several:  # pictures in a row, the curves below
         above = figure.add_gridspec(1, len(pictures), left=0.03, right=0.97, top=0.9, bottom=0.42, wspace=0.04)
         below = figure.add_gridspec(len(curves), 1, left=0.14, right=0.97, top=0.36, bottom=0.09, hspace=0.28)
@@ -84,25 +110,28 @@ def _layout(
     axes: list[Any] = []
     for row, (name, draw) in enumerate(curves):
         axis = figure.add_subplot(below[row], sharex=axes[0] if axes else None)
-        axis.axvspan(0, dreamt.context - 1, color=SHADE, linewidth=0)
+        if seen is not None:
+            axis.axvspan(0, seen - 1, color=SHADE, linewidth=0)
         draw(axis)
         axis.annotate(name, (0, 0.5), (-38, 0), "axes fraction", "offset points", fontsize=8, ha="right", va="center")
         axis.tick_params(labelsize=7, labelbottom=row == len(curves) - 1, length=2)
         axis.spines[["top", "right"]].set_visible(False)
         axis.locator_params(axis="y", nbins=3)
         axes.append(axis)
-    axes[0].set_xlim(0, len(dreamt.recording))
+    axes[0].set_xlim(0, max(1, count))
     axes[-1].set_xlabel("step", fontsize=8)
-    axes[0].plot([], [], color=REALITY, label="reality")
-    axes[0].plot([], [], color=DREAM, label="dream, 90 % of dreams")
-    axes[0].axvspan(np.nan, np.nan, color=SHADE, label="seen")
-    axes[0].legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, borderaxespad=0.2)
+    if seen is not None:
+        axes[0].plot([], [], color=REALITY, label="reality")
+        axes[0].plot([], [], color=DREAM, label="dream, 90 % of dreams")
+        axes[0].axvspan(np.nan, np.nan, color=SHADE, label="seen")
+        axes[0].legend(
+            fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, borderaxespad=0.2
+        )
     return figure, places, axes
 
 
-def _curves(dreamt: Dream, obs_specs: Mapping[str, ObsSpec]) -> list[tuple[str, Any]]:
-    """Return (label, function that draws into an axis) for every row of curves."""
-    rows: list[tuple[str, Any]] = []
+def _curves(dreamt: Dream, obs_specs: Mapping[str, ObsSpec]) -> Curves:
+    rows: Curves = []
     count = len(dreamt.recording) + 1
     for name in dreamt.low:
         truth = dreamt.recording.obs[name].reshape(count, -1)  # (T+1, n)
@@ -115,7 +144,7 @@ def _curves(dreamt: Dream, obs_specs: Mapping[str, ObsSpec]) -> list[tuple[str, 
     rows.append(
         ("reward", _tracer(after, dreamt.recording.reward, dreamt.reward, dreamt.reward_low, dreamt.reward_high))
     )
-    rows.append(("uncertainty\n(nats)", _uncertainty(after, dreamt)))
+    rows.append(("uncertainty\n(nats)", _uncertainty(after, dreamt.aleatoric, dreamt.epistemic)))
     return rows
 
 
@@ -128,11 +157,15 @@ def _tracer(steps: np.ndarray, truth: np.ndarray, shown: np.ndarray, low: np.nda
     return draw
 
 
-def _uncertainty(steps: np.ndarray, dreamt: Dream) -> Any:  # noqa: ANN401
+def _line(steps: np.ndarray, values: np.ndarray) -> Any:  # noqa: ANN401
+    return lambda axis: axis.plot(steps, values, color=REALITY, linewidth=1.2)
+
+
+def _uncertainty(steps: np.ndarray, aleatoric: np.ndarray, epistemic: np.ndarray | None) -> Any:  # noqa: ANN401
     def draw(axis: Any) -> None:  # noqa: ANN401
-        axis.plot(steps, dreamt.aleatoric, color="#7c3aed", linewidth=1.1, label="aleatoric")
-        if dreamt.epistemic is not None:
-            axis.plot(steps, dreamt.epistemic, color="#0f766e", linewidth=1.1, label="epistemic")
+        axis.plot(steps, aleatoric, color="#7c3aed", linewidth=1.1, label="aleatoric")
+        if epistemic is not None:
+            axis.plot(steps, epistemic, color="#0f766e", linewidth=1.1, label="epistemic")
         axis.legend(fontsize=7, loc="upper left", frameon=False, borderaxespad=0.1)
 
     return draw

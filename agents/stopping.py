@@ -17,7 +17,9 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
     signals = _Signals()
     with signals:
         try:
-            return command()
+            code = command()
+            sys.stdout.flush()
+            return code
         except WorldModelsError as error:
             if debug:
                 raise
@@ -26,6 +28,9 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
         except KeyboardInterrupt as stop:
             print(f"wm: {_interrupted(stop)}", file=sys.stderr)
             return 128 + signals.number
+        except BrokenPipeError:  # whoever read the output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+            return 128 + signal.SIGPIPE
 
 
 def _interrupted(stop: KeyboardInterrupt) -> str:

@@ -1,6 +1,9 @@
 """Comparisons: against rliable called by hand, from every kind of log, and through the command line."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -177,6 +180,16 @@ def test_what_is_no_run_is_one_line_and_exit_code_2(tmp_path, capsys, content, m
     assert main(["compare", str(folder)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_output_that_nobody_reads_any_more_is_no_traceback(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "agents.cli", "compare", str(finished_run(tmp_path / "r", [1.0]))]
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=plain)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_compare_through_the_command_line(tmp_path, capsys):

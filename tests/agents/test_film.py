@@ -9,14 +9,17 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from agents.dream import SAMPLES, dream, record
+from agents import panels
+from agents.dream import SAMPLES, Recording, dream, record
 from agents.film import can_render, dream_film, episode_film, gif_bytes, save_video
 from agents.panels import dream_frames, to_rgb
 from envs.options import EnvOptions
 from envs.toy import counting_step
 from tests.agents.stubs import CountingAgent
+from tests.agents.test_agent import make_agent
 from worldmodels.errors import ConfigError
 from worldmodels.specs import ObsSpec
 from worldmodels.types import Rollout, State
@@ -202,8 +205,55 @@ def test_another_ending_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_episode_is_filmed_from_reset_to_end():
+def test_an_episode_is_filmed_from_reset_to_end_with_its_return():
     frames = episode_film(CountingAgent(EnvOptions(id="CartPole-v1")), seed=0)
     again = episode_film(CountingAgent(EnvOptions(id="CartPole-v1")), seed=0, steps=3)
-    assert len(again) == 4
-    np.testing.assert_array_equal(frames[:4], again)
+    assert len(again) == 4 and len(frames) > 5
+    right = frames.shape[2] // 2
+    assert (frames[0] != frames[-1])[:, :right].any(), "the environment's picture stands still"
+    assert (frames[0] != frames[-1])[:, right:].any(), "the curves stand still"
+
+
+def test_an_episode_that_cannot_be_drawn_is_filmed_as_curves():
+    frames = episode_film(CountingAgent(COUNTING), seed=long_seed(10), steps=10)
+    assert len(frames) == 11 and (frames[0] != frames[-1]).any()
+
+
+def test_a_recorded_step_has_the_uncertainty_of_the_state_that_it_was_taken_in(monkeypatch):
+    """The ensemble is asked about the state and the action that acting has just remembered."""
+    agent = make_agent("Pendulum-v1")
+    own, asked = agent.act, []
+
+    def act(*arguments, **options):
+        action, carry = own(*arguments, **options)
+        asked.append(agent.world_model.uncertainty(carry.state, carry.action))
+        return action, carry
+
+    monkeypatch.setattr(agent, "act", act)
+    recording = record(agent, agent.env_options, steps=4, seed=0, draw=False, ask=True)
+    np.testing.assert_array_equal(recording.epistemic, [float(said.epistemic) for said in asked])
+    np.testing.assert_array_equal(recording.aleatoric, [float(said.aleatoric) for said in asked])
+    assert record(agent, agent.env_options, steps=4, seed=0, draw=False).epistemic is None
+    agent.world_model.ensemble = None
+    monkeypatch.setattr(agent, "act", own)
+    assert record(agent, agent.env_options, steps=4, seed=0, draw=False, ask=True).epistemic is None
+
+
+def test_what_is_drawn_into_an_episode_is_its_return_and_its_uncertainty(monkeypatch):
+    rows = []
+    monkeypatch.setattr(panels, "_film", lambda head, pictures, curves, count: rows.extend([head, *curves]))
+    reward, zero = np.float32([1.0, 2.0, 4.0]), np.zeros(3, np.float32)
+    recording = Recording({}, np.zeros((3, 1), np.float32), reward, None, zero + 0.5, zero - 1.0)
+    panels.episode_frames(recording, title="x")
+    head, *curves = rows
+    assert head == "x: return 7.00 in 3 steps"
+    assert [label for label, _ in curves] == ["return", "reward", "uncertainty\n(nats)"]
+    lines = []
+    for _, draw in curves:
+        axis = Figure().add_subplot()
+        draw(axis)
+        lines += [line.get_ydata().tolist() for line in axis.lines]
+    assert lines == [[1, 3, 7], [1, 2, 4], [-1, -1, -1], [0.5, 0.5, 0.5]]
+    rows.clear()
+    panels.episode_frames(replace(recording, epistemic=None, aleatoric=None), title="x")
+    assert [label for label, _ in rows[1:]] == ["return", "reward"]
