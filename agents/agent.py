@@ -151,7 +151,7 @@ class Agent:
         """What `act` takes at the first step."""
         return Carry(None, None)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(
         self, obs: Mapping[str, np.ndarray], carry: Carry, is_first: np.ndarray, *, deterministic: bool
     ) -> tuple[np.ndarray, Carry]:
