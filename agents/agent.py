@@ -20,15 +20,20 @@ from envs.spaces import action_spec, decode_action, encode_obs, obs_specs
 from worldmodels.build import build_world_model
 from worldmodels.checkpoint import load, module_state, restore_module, save
 from worldmodels.errors import CheckpointError, ConfigError, EnvironmentFault
-from worldmodels.saved import ACTING, specs_from_json, specs_to_json
+from worldmodels.saved import ACTING, load_replay, specs_from_json, specs_to_json
 from worldmodels.seeding import forked
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.states import State as PartState
 from worldmodels.types import State
+from worldmodels.watch import Nominal, look, nominal_scores
 from worldmodels.world_model import WorldModel
 
 if TYPE_CHECKING:
     from agents.sb3_learner import Sb3Policy
+
+
+NOMINAL_STEPS = 8192
+"""Steps of a run's experience whose surprise says what is ordinary."""
 
 
 class Carry(NamedTuple):
@@ -37,6 +42,20 @@ class Carry(NamedTuple):
     state: State | None
     action: Tensor | None
     plan: PlanMemory | None = None
+
+
+class Decided(NamedTuple):
+    """What to do, and how far to trust it.
+
+    action: as the environment takes it. probability: of the action in this state; a density, in the toolkit's [-1, 1],
+    if it is continuous. p_value: share of ordinary steps whose observation surprised as much; 1 where an episode
+    begins and nothing was expected. state: for the next call. Batched like the observation.
+    """
+
+    action: Any
+    probability: Any
+    p_value: Any
+    state: Carry
 
 
 class Agent:
@@ -72,6 +91,7 @@ class Agent:
         self.sb3 = _sb3_policy(options, self.world_model)
         self._plain_spaces = spaces
         self._spaces: tuple[Any, Any] | None = None
+        self._nominal: Nominal | None = None
 
     @property
     def env_options(self) -> EnvOptions:
@@ -190,7 +210,50 @@ class Agent:
         Returns: action as the environment takes it (batched like the observation), state for the next call.
         Raises: EnvironmentFault: the observation is not of the environment that the agent was trained in.
         """
-        obs_space, action_space = self.spaces()
+        obs, single, carry, first = self._prepared(observation, state, episode_start)
+        actions, carry = self.act(obs, carry, first, deterministic=deterministic)
+        return self._decoded(actions, single=single), carry
+
+    @torch.no_grad()
+    def decide(
+        self,
+        observation: Any,  # noqa: ANN401
+        state: Carry | None = None,
+        episode_start: np.ndarray | None = None,
+    ) -> Decided:
+        """The most probable action, its probability, and how probable the observation itself is after those before.
+
+        Args: as `predict`; `Decided.state` goes into the next call. Nominal is the experience of the agent's run.
+        Raises: ConfigError: a planner or an algorithm of Stable-Baselines3 acts, which says no probability; or the
+            agent does not come from a run. EnvironmentFault: as `predict`.
+        """
+        if self.planner is not None or self.sb3 is not None:
+            raise ConfigError(f"decide: agent={self.options.agent.name} gives its actions no probability; use predict")
+        if self._nominal is None:
+            if self.run is None:
+                raise ConfigError("decide: what is ordinary is the experience of a run: load the agent from its folder")
+            self._nominal = nominal_scores(self.world_model, load_replay(self.run), NOMINAL_STEPS, seed=0)
+        obs, single, carry, first = self._prepared(observation, state, episode_start)
+        p_value = np.ones(len(first))
+        if carry.state is not None and carry.action is not None:
+            tensors = {name: torch.from_numpy(value).to(self.world_model.device) for name, value in obs.items()}
+            sight = look(self.world_model, carry.state, carry.action, tensors)
+            p_value = np.where(first, 1.0, self._nominal.p_values(sight)["surprise"].cpu().numpy())
+        actions, carry = self.act(obs, carry, first, deterministic=True)
+        assert carry.state is not None
+        policy = self.policy.average_actor(carry.state.features)
+        probability = policy.log_prob(torch.from_numpy(actions).to(self.world_model.device)).exp().cpu().numpy()
+        action = self._decoded(actions, single=single)
+        return Decided(action, *((probability[0], p_value[0]) if single else (probability, p_value)), carry)
+
+    def _prepared(
+        self,
+        observation: Any,  # noqa: ANN401
+        state: Carry | None,
+        episode_start: np.ndarray | None,
+    ) -> tuple[dict[str, np.ndarray], bool, Carry, np.ndarray]:
+        """Encoded observations (n, ...), whether it was a single one, the carry, and where an episode begins (n,)."""
+        obs_space, _ = self.spaces()
         single = _matches(obs_space, observation)
         rows = [observation] if single else _unbatch(observation)
         encoded = [encode_obs(obs_space, row) for row in rows]
@@ -201,9 +264,12 @@ class Agent:
         first = np.broadcast_to(np.asarray(start, bool), (len(rows),)).copy()
         if carry.state is None:
             first[:] = True
-        actions, carry = self.act(obs, carry, first, deterministic=deterministic)
-        decoded = [decode_action(action_space, action) for action in actions]
-        return (decoded[0] if single else np.stack(decoded)), carry
+        return obs, single, carry, first
+
+    def _decoded(self, actions: np.ndarray, *, single: bool) -> Any:  # noqa: ANN401
+        """Encoded actions (n, A) as the environment takes them; one alone where there was one observation."""
+        decoded = [decode_action(self.spaces()[1], action) for action in actions]
+        return decoded[0] if single else np.stack(decoded)
 
     def spaces(self) -> tuple[Any, Any]:
         """Observation and action space of the environment that it was trained in.

@@ -14,7 +14,7 @@ from envs.options import EnvOptions
 from envs.plain import plain_space
 from envs.vector import VectorEnv
 from tests.contracts.tools import OBS
-from tests.learning.tools import TINY, part_hash, tiny_run
+from tests.learning.tools import TINY, part_hash, tiny_run, train_tiny
 from worldmodels.checkpoint import module_state
 from worldmodels.errors import CheckpointError, ConfigError, EnvironmentFault
 from worldmodels.specs import ActionSpec, ObsSpec
@@ -239,3 +239,40 @@ def test_saved_spaces_of_other_sizes_are_refused():
         agent = Agent(agent.options, agent.obs_specs, agent.action_spec, spaces=plain)
         with pytest.raises(CheckpointError, match="saved spaces are not those|cannot be read back"):
             agent.predict(np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_decision_is_the_action_of_predict_its_probability_and_that_of_the_observation(env, tmp_path):
+    agent = Agent.load(train_tiny(tmp_path / "run", f'env.id="{env}"'))
+    own = gymnasium.make(env)
+    obs, _ = own.reset(seed=0)
+    state = carry = None
+    values = []
+    for _ in range(6):
+        decided = agent.decide(obs, carry)
+        action, state = agent.predict(obs, state)
+        np.testing.assert_array_equal(decided.action, action)
+        policy = agent.policy.average_actor(state.state.features)
+        expected = policy.log_prob(torch.as_tensor(state.action)).exp().item()
+        assert decided.probability == pytest.approx(expected, rel=1e-5) and decided.probability > 0
+        values.append(decided.p_value)
+        before, carry = carry, decided.state
+        obs = own.step(action)[0]
+    assert values[0] == 1.0 and 0.02 < np.median(values[1:]) <= 1, "nothing is expected at first; then all is ordinary"
+    odd = agent.decide(obs + np.float32(3), carry)
+    assert odd.p_value < 0.01 < agent.decide(obs, carry).p_value
+    both = agent.decide(np.stack([obs, obs + np.float32(3)]), _twice(carry), np.array([True, False]))
+    assert both.p_value[0] == 1.0 and both.p_value[1] == pytest.approx(odd.p_value, abs=1e-3)
+    assert both.probability.shape == (2,) and before is not None
+
+
+def _twice(carry):
+    return Carry(carry.state.repeat(2), carry.action.repeat(2, 1))
+
+
+def test_who_cannot_say_a_probability_or_what_is_ordinary_says_so():
+    obs = np.zeros(4, np.float32)
+    with pytest.raises(ConfigError, match="load the agent from its folder"):
+        make_agent().decide(obs)
+    with pytest.raises(ConfigError, match="agent=planner gives its actions no probability"):
+        make_agent(agent=replace(TINY.agent, name="planner")).decide(obs)
