@@ -3,11 +3,13 @@
     python -m benchmarks.control [--rows ppo-cartpole ...] [--seeds 100 101 ...] [--json FILE]
 
 For every row and seed: the first evaluation (20 episodes on seeds of their own) at or above the bar. The numbers of the
-algorithm trained in the real environment come from `benchmarks.sample_efficiency`, whose settings are tuned too.
+algorithm trained in the real environment come from `benchmarks.sample_efficiency`, whose settings are tuned too. Where
+others are known by what they reach in a fixed number of steps, so are we: a second table holds the return after those.
 """  # noqa: D415
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -28,14 +30,15 @@ EVALUATION_SEEDS = 1_000_000_000
 class Row:
     """settings: of `wm train`. bar: mean return to reach. every: real steps between evaluations. steps: longest run.
 
-    allowed: steps that are allowed at the median. elsewhere: what others need, and where.
+    allowed: steps to the bar that are allowed at the median; None where the bar is for the agent after all `steps`.
+    elsewhere: what others need, and where.
     """
 
     settings: tuple[str, ...]
     bar: float
     every: int
     steps: int
-    allowed: int
+    allowed: int | None
     elsewhere: str
 
 
@@ -80,19 +83,42 @@ ROWS = {
         allowed=300,
         elsewhere="PETS: 5,600",
     ),
+    "reacher-easy": Row(
+        settings=("env=dmc-reacher-easy", "world_model.ensemble.members=0"),
+        bar=900.0,
+        every=4_000,
+        steps=40_000,
+        allowed=None,
+        elsewhere="SAC-SimBa after 50,000: 845",
+    ),
+    "walker-walk": Row(
+        settings=("env=dmc-walker-walk", "world_model.ensemble.members=0"),
+        bar=850.0,
+        every=4_000,
+        steps=40_000,
+        allowed=None,
+        elsewhere="SAC-SimBa after 50,000: 900",
+    ),
 }
 """Name -> row of the table."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """row, seed; steps and seconds of training up to the first evaluation at the bar, None where there was none."""
+    """row, seed; steps and seconds of training up to the first evaluation at the bar, None where there was none.
+
+    last: mean return at the last evaluation. total: seconds of training up to it. kept: mean return in fresh episodes
+    of the agent that the run keeps, the best by its evaluations. curve: step and mean return of every evaluation.
+    """
 
     row: str
     seed: int
     steps: int | None
     seconds: float | None
     last: float
+    total: float = 0.0
+    kept: float = math.nan
+    curve: Sequence[tuple[int, float]] = ()
 
 
 def measure(name: str, seed: int, *, steps: int | None = None, episodes: int = 20) -> Result:
@@ -111,7 +137,7 @@ def measure(name: str, seed: int, *, steps: int | None = None, episodes: int = 2
     with tempfile.TemporaryDirectory() as folder:
         options = replace(load_options([*row.settings, *own, *judged]), run=str(Path(folder) / "run"))
         with open_run(options) as run, Logger(run, tensorboard=False) as logger:
-            train(options, run, resume=False, logger=logger)
+            trained = train(options, run, resume=False, logger=logger)
         lines = [line for line in read_metrics(run) if "evaluation/mean" in line]
     spent = 0.0
     solved: tuple[int, float] | None = None
@@ -119,19 +145,25 @@ def measure(name: str, seed: int, *, steps: int | None = None, episodes: int = 2
         spent += line["evaluation/seconds"]
         if solved is None and line["evaluation/mean"] >= row.bar:
             solved = int(line["step"]), float(line["wall_s"]) - spent
-    last = float(lines[-1]["evaluation/mean"]) if lines else float("nan")
-    return Result(name, seed, solved and solved[0], solved and solved[1], last)
+    steps_to_it, seconds = solved or (None, None)
+    if not lines or trained is None:
+        return Result(name, seed, steps_to_it, seconds, math.nan)
+    curve = [(int(line["step"]), float(line["evaluation/mean"])) for line in lines]
+    total = float(lines[-1]["wall_s"]) - spent
+    return Result(name, seed, steps_to_it, seconds, curve[-1][1], total, trained.evaluation.mean, curve)
 
 
 def table(results: Sequence[Result]) -> str:
-    """One line a row: median and every seed, beside what was allowed."""
-    lines = [
-        "| in the dream | bar | real steps to it: median (seeds) | seconds, median | allowed | elsewhere |",
-        "|---|---|---|---|---|---|",
-    ]
+    """One line a row: rows that count steps to a bar, then rows that count what was reached."""
+    return "\n\n".join(part for part in (_steps_table(results), _returns_table(results)) if part)
+
+
+def _steps_table(results: Sequence[Result]) -> str:
+    """Median and every seed, beside what was allowed; empty where no such row was measured."""
+    lines = []
     for name, row in ROWS.items():
         own = [result for result in results if result.row == name]
-        if not own:
+        if not own or row.allowed is None:
             continue
         never = float("inf")
         steps = [never if result.steps is None else result.steps for result in own]
@@ -143,7 +175,30 @@ def table(results: Sequence[Result]) -> str:
         lines.append(
             f"| {name} | {row.bar:g} | **{text}** ({each}) | {took:,.0f} | {row.allowed:,} | {row.elsewhere} |"
         )
-    return "\n".join(lines)
+    heading = "| in the dream | bar | real steps to it: median (seeds) | seconds, median | allowed | elsewhere |"
+    return "\n".join([heading, "|---|---|---|---|---|---|", *lines]) if lines else ""
+
+
+def _returns_table(results: Sequence[Result]) -> str:
+    """Median and every seed of the agent as it was at the end, and of the one that was kept, beside the bar."""
+    lines = []
+    for name, row in ROWS.items():
+        own = [result for result in results if result.row == name]
+        if not own or row.allowed is not None:
+            continue
+        reached, kept = _median_of([r.last for r in own]), _median_of([r.kept for r in own])
+        ends = "; ".join(f"{end:,}" for end in sorted({result.curve[-1][0] for result in own}))
+        took = statistics.median(result.total for result in own)
+        lines.append(f"| {name} | {ends} | {reached} | {kept} | {took:,.0f} | {row.bar:g} | {row.elsewhere} |")
+    heading = (
+        "| in the dream | real steps | return then: median (seeds) | agent kept | seconds, median | bar | elsewhere |"
+    )
+    return "\n".join([heading, "|---|---|---|---|---|---|---|", *lines]) if lines else ""
+
+
+def _median_of(returns: Sequence[float]) -> str:
+    """`**median** (every one)`."""
+    return f"**{statistics.median(returns):,.0f}** ({'; '.join(f'{value:,.0f}' for value in returns)})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
