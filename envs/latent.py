@@ -13,6 +13,7 @@ from envs.spaces import ActionCodec, Element, at, encode_actions, encode_obs, ob
 from worldmodels.errors import ConfigError, EnvironmentFault
 from worldmodels.saved import load_replay, load_world_model
 from worldmodels.seeding import TorchStream
+from worldmodels.sensors import Belief, SensorBank
 from worldmodels.specs import in_words
 from worldmodels.types import State
 from worldmodels.watch import Nominal, Sight, look, nominal_scores
@@ -65,8 +66,9 @@ class UncertaintyInfo(gymnasium.Wrapper):
     or the surprise's below `false_alarms`. At a reset nothing was expected: p-values are 1. Fallbacks:
 
         none       nothing but the word in `info`
-        imagine    a sensor that raises the alarm is ignored: the observation holds what was expected of it instead, and
-                   the model goes on from that
+        imagine    a sensor that contradicts the others is ignored: the observation holds what follows from the healthy
+                   ones instead (`worldmodels.sensors.SensorBank`), and the model goes on from that; `info` says in
+                   `ignored`, (n,) bool, which number it was, until it agrees again
         safe       the next action is `safe_action`, whatever the agent chooses
         stop       the episode is truncated
     """
@@ -111,19 +113,23 @@ class UncertaintyInfo(gymnasium.Wrapper):
             nominal = nominal_scores(model, load_replay(run), NOMINAL_STEPS, seed=0)
         self.nominal, self._fallback, self._safe = nominal, fallback, safe_action
         self._false_alarms, self._alarm = false_alarms, False
+        self._bank = SensorBank(model, nominal.residual_scale) if fallback == "imagine" else None
         self._leaves = [leaf for leaf in obs_leaves(env.observation_space) if leaf.spec.kind == "vector"]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode. Nothing was expected yet."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._filter.begin(seed)
-        self._filter.see(obs)
+        state = self._filter.see(obs)
         self._alarm = False
         count = self.nominal.residual.shape[-1]
         said: dict[str, Any] = {"surprise": 0.0, "surprise_p": 1.0}
         if self.nominal.epistemic is not None and self._filter.model.ensemble is not None:
             said |= {"epistemic": 0.0, "epistemic_p": 1.0}
         said |= {"sensor_p": np.ones(count), "alarm": False}
+        if self._bank is not None:
+            self._bank.begin(state)
+            said |= {"ignored": np.zeros(count, dtype=bool)}
         return obs, {**info, **said}
 
     def step(self, action: Element) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -140,20 +146,24 @@ class UncertaintyInfo(gymnasium.Wrapper):
         if sight.epistemic is not None and "epistemic" in p_values:
             said |= {"epistemic": float(sight.epistemic[0]), "epistemic_p": float(p_values["epistemic"][0])}
         said |= {"sensor_p": p_values["residual"][0].cpu().numpy(), "alarm": self._alarm}
-        if self._fallback == "imagine" and bool(faulty.any()):
-            obs = self._replaced(obs, sight, faulty.cpu().numpy())
+        if self._bank is not None:
+            belief = self._filter.ask(self._bank, obs)
+            obs = self._replaced(obs, belief)
+            said |= {"ignored": belief.ignored.cpu().numpy()}
         self._filter.see(obs)
         stopped = self._alarm and self._fallback == "stop"
         return obs, reward, terminated, bool(truncated or (stopped and not terminated)), {**info, **said}
 
-    def _replaced(self, obs: Element, sight: Sight, faulty: np.ndarray) -> Element:
-        """The observation with what was expected where `faulty` (n,), inside the declared bounds."""
-        first = 0
+    def _replaced(self, obs: Element, belief: Belief) -> Element:
+        """The observation with what is believed of the number that is ignored, inside the declared bounds."""
+        ignored, first = belief.ignored.cpu().numpy(), 0
+        if not ignored.any():
+            return obs
         for leaf in self._leaves:
             value = np.array(at(obs, leaf.path))
-            where = faulty[first : first + leaf.spec.width].reshape(value.shape)
+            where = ignored[first : first + leaf.spec.width].reshape(value.shape)
             first += leaf.spec.width
-            expected = sight.expected[leaf.name][0].cpu().numpy().reshape(value.shape)
+            expected = belief.expected[leaf.name].cpu().numpy().reshape(value.shape)
             bounded = np.clip(expected, leaf.space.low, leaf.space.high)  # type: ignore[attr-defined]
             obs = _with(obs, leaf.path, np.where(where, bounded, value).astype(value.dtype))
         return obs
@@ -207,6 +217,12 @@ class Filter:
         if self.state is None or self.action is None:
             raise EnvironmentFault("step() was called before reset()")
         return look(self.model, self.state, self.action, self._tensors(obs))
+
+    def ask(self, bank: SensorBank, obs: Element) -> Belief:
+        """What a bank of filters makes of the observation that the last action led to."""
+        assert self.action is not None
+        with self._stream:
+            return bank.step(self.action, self._tensors(obs))
 
     def _tensors(self, obs: Element) -> dict[str, torch.Tensor]:
         encoded = encode_obs(self._obs_space, obs)

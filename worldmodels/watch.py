@@ -55,6 +55,11 @@ class Nominal:
     epistemic: Tensor | None
     residual: Tensor
 
+    @property
+    def residual_scale(self) -> Tensor:
+        """Root of the mean square of every number's residual (n,)."""
+        return self.residual.square().mean(0).sqrt()
+
     def p_values(self, sight: Sight) -> dict[str, Tensor]:
         """How often ordinary steps score at least as high: `surprise` (B,), `epistemic` (B,), `residual` (B, n).
 
