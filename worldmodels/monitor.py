@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.distributions import symlog
+from worldmodels.errors import ConfigError
 from worldmodels.fitting import minimise
 from worldmodels.nets import mlp
 from worldmodels.types import Batch
@@ -160,6 +161,21 @@ class _Predictor(nn.Module):
 
         minimise(self.net.parameters(), loss, steps=steps, rate=3e-3)
         self.requires_grad_(False)
+
+
+@torch.no_grad()
+def member_log_prob(model: WorldModel, batch: Batch) -> Tensor:
+    """log p_k(z_t | history) of the ensemble's members at the posterior's mode, nats (K, B, T+1); NaN where unforetold.
+
+    `uncertainty.waic` of it is a score of transitions: improbable, or judged differently by the members.
+    Raises: ConfigError: the model has no ensemble.
+    """
+    if model.ensemble is None:
+        raise ConfigError("members' densities need a world model with an ensemble: world_model.ensemble.members=5")
+    states = model.infer(batch, sample=False)
+    members = model.ensemble(states.context, model.temporal_prior.previous(states.context))
+    nats = model.ensemble.family.log_prob(members, states.z)
+    return torch.where(batch.obs_mask & ~batch.starts, nats, torch.nan)
 
 
 def _steps(code: Tensor, mean: Tensor, action: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

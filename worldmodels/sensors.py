@@ -6,6 +6,7 @@ velocity whose sensor is broken) is inferred from the rest over time.
 """
 
 from collections.abc import Mapping
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,10 @@ from worldmodels.world_model import WorldModel
 
 BROAD = 3.0
 """Standard deviation of what a broken sensor says, in those of the data."""
-CHANGE = 0.01
+CHANGE = 0.001
 """Chance that a sensor breaks, or heals, at a step."""
+HONEST = 0.9
+"""Share of the steps at which a broken sensor says what a sound one would: trust comes back slowly."""
 LEAST_NOISE = 1e-3
 """Smallest standard deviation of a sensor, in those of the data."""
 
@@ -41,8 +44,10 @@ class SensorBank:
 
     At each step every hypothesis draws particles from those that may have changed into it, moves them by the temporal
     prior, and corrects their latents by the observation, with the gain Cov(z, y) (Cov(y, y) + R)^-1 of its own sensor
-    noise R. Its probability follows from how well it foretold the observation, N(y; mean y, Cov(y, y) + R). Where
-    everything is linear and Gaussian this is the Kalman filter, up to the number of particles.
+    noise R. Its probability follows from how well it foretold what it trusts, N(y; mean y, Cov(y, y) + R). Of what it
+    distrusts it says: as hypothesis 0 foretells it with chance `HONEST`, else anything. So one wild reading is enough
+    to distrust a sensor, and trust comes back slowly, where nothing contradicts it. Where everything is linear and
+    Gaussian each filter is that of Kalman, up to the number of particles.
 
     Sensors are compared in standardised units. One number is distrusted at a time. Random numbers come from torch's
     global generator.
@@ -84,9 +89,12 @@ class SensorBank:
         expected, _ = self._read(state)  # (M, N, n)
         seen = torch.cat([self.model.standardizer(name, obs[name]) for name in self.names], -1)[0]  # (n,)
         z = state.z.unflatten(0, (len(self.broken), -1))
-        corrected, evidence = correct(z, expected, seen, self.variance)
+        corrected = correct(z, expected, seen, self.variance)
         state = State(state.context, corrected.flatten(0, 1), state.cache)
         self.states = state.map(lambda x: x.unflatten(0, (len(self.broken), -1)))
+        lying, trusted = log_evidence(expected, seen, self.variance), log_evidence(expected[:1], seen, self.variance)
+        usual = trusted[0] - trusted  # of what each doubts, as hypothesis 0 foretells it, against anything
+        evidence = lying + torch.logaddexp(usual + log(HONEST), torch.full_like(usual, log(1 - HONEST)))
         self.log_probability = (self.log_probability + evidence).log_softmax(0)
         best = int(self.log_probability.argmax())
         _, natural = self._read(self.states.index(best))
@@ -116,19 +124,26 @@ class SensorBank:
         return flat.unflatten(0, (-1, self.particles)), natural
 
 
-def correct(z: Tensor, expected: Tensor, seen: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def correct(z: Tensor, expected: Tensor, seen: Tensor, variance: Tensor) -> Tensor:
     """One update of M ensemble Kalman filters, with perturbed observations (Burgers et al. 1998, eq. 13).
 
     Args: z: particles (M, N, Z). expected: what each foretells, (M, N, n). seen: (n,). variance: of sensors, (M, n).
-    Returns: corrected particles (M, N, Z), and log N(seen; mean, covariance) of each filter in nats (M,).
+    Returns: corrected particles (M, N, Z).
     """
-    scale = 1 / (z.shape[1] - 1)
     apart, off = z - z.mean(1, keepdim=True), expected - expected.mean(1, keepdim=True)
-    spread = off.mT @ off * scale + variance.diag_embed()  # (M, n, n)
-    factor = torch.linalg.cholesky(spread)
-    gain = torch.cholesky_solve(off.mT @ apart * scale, factor)  # (M, n, Z)
-    surprise = seen - expected + variance.sqrt().unsqueeze(1) * torch.randn_like(expected)
+    gain = torch.linalg.solve(_covariance(expected, variance), off.mT @ apart / (z.shape[1] - 1))  # (M, n, Z)
+    return z + (seen - expected + variance.sqrt().unsqueeze(1) * torch.randn_like(expected)) @ gain
+
+
+def log_evidence(expected: Tensor, seen: Tensor, variance: Tensor) -> Tensor:
+    """log N(seen; mean, covariance + variance) in nats (M,), of what particles foretell (M, N, n)."""
+    factor = torch.linalg.cholesky(_covariance(expected, variance))
     missed = (seen - expected.mean(1)).unsqueeze(-1)  # (M, n, 1)
     distance = torch.linalg.solve_triangular(factor, missed, upper=False).square().sum((1, 2))
-    volume = factor.diagonal(dim1=1, dim2=2).log().sum(1)
-    return z + surprise @ gain, -0.5 * (distance + len(seen) * LOG_2PI) - volume
+    return -0.5 * (distance + len(seen) * LOG_2PI) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
+
+
+def _covariance(expected: Tensor, variance: Tensor) -> Tensor:
+    """Of readings, (M, n, n): the spread of what particles (M, N, n) foretell, and sensors of `variance` (M, n)."""
+    off = expected - expected.mean(1, keepdim=True)
+    return off.mT @ off / (expected.shape[1] - 1) + variance.diag_embed()

@@ -7,10 +7,11 @@ import torch
 
 from tests.contracts.tools import ACTIONS, small_model, small_options
 from tests.identities.test_bound import windows
+from worldmodels.errors import ConfigError
 from worldmodels.likelihood import log_likelihood
-from worldmodels.monitor import Monitor
+from worldmodels.monitor import Monitor, member_log_prob
 from worldmodels.specs import ObsSpec
-from worldmodels.uncertainty.metrics import auroc
+from worldmodels.uncertainty import auroc, waic
 
 SPECS = {"obs": ObsSpec("vector", (2,))}
 
@@ -99,3 +100,26 @@ def test_monitor_owns_no_parameter_of_the_model(fitted):
     model, monitor = fitted
     own = {id(p) for p in monitor.parameters()}
     assert own and not own & {id(p) for p in model.parameters()}
+
+
+def test_waic_of_members_finds_what_no_member_foretold():
+    model = small_model(small_options(), SPECS, ACTIONS["continuous"])
+    batch = windows(30, 30, seed=2)
+    model.fit_standardizer({"obs": batch.obs["obs"].flatten(0, 1)})
+    nats = member_log_prob(model, batch)
+    assert nats.shape == (model.ensemble.members, 30, 31)
+    assert torch.equal(nats[0].isnan(), ~batch.obs_mask | batch.starts)
+    states = model.infer(batch, sample=False)
+    own = model.ensemble(states.context[:, 3], model.temporal_prior.previous(states.context[:, 3]))
+    mean, std = model.family.moments(own[1])
+    expected = torch.distributions.Normal(mean, std).log_prob(states.z[:, 3]).sum(-1)
+    torch.testing.assert_close(nats[1, :, 3], expected)
+    odd = waic(member_log_prob(model, shifted(batch, jump)))
+    assert auroc(after(waic(nats)), after(odd)) > 0.75
+
+
+def test_members_densities_need_members():
+    model = small_model(small_options(encoder="flow"), SPECS, ACTIONS["continuous"])
+    model.ensemble = None
+    with pytest.raises(ConfigError, match="ensemble"):
+        member_log_prob(model, windows(2, 5, seed=0))
