@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from worldmodels.world_model import WorldModel
 
 SAMPLES = 4
-"""Trajectories of each member; all members share their noise, so that it does not pass for disagreement."""
+"""Trajectories of each member. All members share their noise, so that it does not pass for disagreement; half of the
+trajectories have that of the other half with the opposite sign, so that it hardly moves their mean."""
 
 
 class Forecast(NamedTuple):
@@ -37,6 +38,7 @@ class Forecast(NamedTuple):
 def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int = SAMPLES) -> Forecast:
     """Follow `action` (B, H, A) from `start` (B, ...) with every member of the ensemble by itself.
 
+    samples: trajectories of each member, in pairs of opposite noise (antithetic variates, Hammersley and Morton 1956).
     Random numbers come from torch's global generator. Raises: ConfigError: the model has no ensemble.
     """
     ensemble = model.ensemble
@@ -50,7 +52,7 @@ def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int 
         context, cache = model.temporal_prior.advance(state, action[:, t].repeat(members * samples, 1))
         own = context.view(members, rows // members, -1)  # (K, S * B, D)
         raw = ensemble.each(own, model.temporal_prior.previous(own))
-        state = State(context, _shared_sample(ensemble.family, raw).flatten(0, 1), cache)
+        state = State(context, _shared_sample(ensemble.family, raw, samples).flatten(0, 1), cache)
         states.append((context, state.z))
     mean, noise = readout(model, State(*(torch.stack(column) for column in zip(*states, strict=True))))
     mean = mean.view(horizon, members, samples, batch, -1)  # (H, K, S, B, n)
@@ -80,9 +82,10 @@ def realised(model: "WorldModel", obs: dict[str, Tensor], states: State) -> Tens
     return torch.cat([model.standardizer(name, obs[name]) for name in vectors], -1)
 
 
-def _shared_sample(family: LatentFamily, raw: Tensor) -> Tensor:
-    """A latent from each member's own prediction (K, N, P) -> (K, N, Z), with the same noise for all of them."""
+def _shared_sample(family: LatentFamily, raw: Tensor, samples: int) -> Tensor:
+    """A latent from each member's own prediction (K, S * B, P) -> (K, S * B, Z); all members share their noise."""
     if not family.ordered:
         return family.sample(raw)
     mean, std = family.moments(raw)
-    return mean + std * torch.randn_like(mean[0])
+    half = torch.randn_like(mean[0].unflatten(0, (samples, -1))[: (samples + 1) // 2])  # (S / 2, B, Z)
+    return mean + std * torch.cat([half, -half])[:samples].flatten(0, 1)

@@ -64,6 +64,20 @@ def test_shared_noise_is_not_disagreement():
     assert (said.aleatoric > noise).all()
 
 
+def test_noise_does_not_move_the_mean_of_what_is_linear():
+    """One step of a member is linear in its noise, and so is this read-out: two samples give the mean exactly."""
+    model = small_model()
+    model.decode = lambda states: {}  # forecasts are then about the latent itself
+    start, plan = model.infer(window()).flatten(), plans(14, 1)
+    context, _ = model.temporal_prior.advance(start, plan[:, 0])
+    mean, std = model.family.moments(model.ensemble(context, model.temporal_prior.previous(context)))
+    said = forecast(model, start, plan, samples=2)
+    torch.testing.assert_close(said.mean[:, 0], mean.mean(0), rtol=1e-4, atol=1e-5)
+    many = forecast(model, start, plan, samples=4000)
+    torch.testing.assert_close(many.aleatoric[:, 0], std.square().mean(0), rtol=0.1, atol=1e-4)
+    assert forecast(model, start, plan, samples=3).mean.shape == said.mean.shape
+
+
 def test_trap_no_score_is_the_time_index():
     """Within one step ahead starts are ordered by what they are; a counter of steps orders nothing there."""
     model = small_model(small_options(ensemble=EnsembleOptions(members=4, units=8)))
