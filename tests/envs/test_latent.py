@@ -191,6 +191,7 @@ def test_what_a_faulty_sensor_says_is_replaced_by_what_was_expected():
     shown, infos, _ = play(watched(fallback="imagine"))
     np.testing.assert_allclose(shown, truth(), rtol=1e-4, atol=1e-5)
     assert all(info["alarm"] for info in infos[5:]) and not any(info["alarm"] for info in infos[:5])
+    assert [info["ignored"].tolist() for info in infos] == [[False, False]] * 5 + [[True, False]] * 8
     wrong, _, _ = play(watched(fallback="none"))
     assert np.abs(wrong - truth()).max() > 0.4
 
