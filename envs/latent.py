@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from envs.dream import world_model_of
 from envs.spaces import ActionCodec, Element, at, encode_actions, encode_obs, obs_leaves, obs_specs, space_of_action
@@ -24,7 +25,7 @@ NOMINAL_STEPS = 8192
 """Steps of a run's experience whose scores say what is ordinary."""
 
 
-class LatentObservation(gymnasium.Wrapper):
+class LatentObservation(gymnasium.Wrapper, RecordConstructorArgs):
     """Shows the features of the world model's state, and takes the actions of its dream.
 
     A policy that was trained on `DreamVecEnv` acts here without change. The filter's state is inside; it begins anew
@@ -41,7 +42,8 @@ class LatentObservation(gymnasium.Wrapper):
 
         Raises: ConfigError: the environment's observations or actions are not those of the model.
         """
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, source=source, sample=sample, _disable_deepcopy=True)
+        gymnasium.Wrapper.__init__(self, env)
         self._filter = Filter(env, source, sample=sample)
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._filter.model.features_size,), np.float32)
         self.action_space = space_of_action(self._filter.model.action_spec)

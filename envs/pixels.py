@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from envs.spaces import Element
 from worldmodels.errors import EnvironmentFault
@@ -18,7 +19,7 @@ LUMINANCE = (19595, 38470, 7471)
 """Weights of red, green and blue in 1/65536 (ITU-R BT.601: 0.299, 0.587, 0.114)."""
 
 
-class Pixels(gymnasium.ObservationWrapper):
+class Pixels(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """Replaces the observation with a uint8 image (size, size, 1 or 3)."""
 
     def __init__(self, env: gymnasium.Env, size: int, *, grayscale: bool) -> None:
@@ -26,7 +27,8 @@ class Pixels(gymnasium.ObservationWrapper):
 
         Raises: EnvironmentFault where there is neither.
         """
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, size=size, grayscale=grayscale)
+        gymnasium.ObservationWrapper.__init__(self, env)
         self._own = has_screen(env.observation_space)
         if not self._own and env.render_mode != "rgb_array":
             raise EnvironmentFault(

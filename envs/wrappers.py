@@ -98,7 +98,7 @@ class FrameStack(gymnasium.ObservationWrapper, RecordConstructorArgs):
         return np.stack(frames, axis=-1) if self._is_flat_image else np.concatenate(frames, axis=-1)
 
 
-class AtariScreen(gymnasium.Wrapper):
+class AtariScreen(gymnasium.Wrapper, RecordConstructorArgs):
     """Random no-ops after a reset, and the brighter of the last two screens, which hides flickering sprites.
 
     Frame skipping is `action_repeat`, outside this wrapper; losing a life does not end an episode. Follows Machado et
@@ -107,7 +107,8 @@ class AtariScreen(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         """Raises: EnvironmentFault where it is not an ALE environment of screens that skips no frames itself."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
         space, skip = env.observation_space, getattr(env.unwrapped, "_frameskip", None)
         if skip != 1 or not isinstance(space, spaces.Box) or len(space.shape) < 2:
             raise EnvironmentFault(
@@ -134,7 +135,7 @@ class AtariScreen(gymnasium.Wrapper):
         return pooled, reward, bool(terminated), bool(truncated), info
 
 
-class FastRender(gymnasium.Wrapper):
+class FastRender(gymnasium.Wrapper, RecordConstructorArgs):
     """Draws a dm_control scene without shadows and antialiasing: six times as fast where OpenGL has no GPU.
 
     The images are not those of published results.
@@ -142,7 +143,8 @@ class FastRender(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         """Raises: EnvironmentFault where it is not a dm_control environment."""
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
         physics = getattr(env.unwrapped, "physics", None)
         if physics is None:
             raise EnvironmentFault(f"fast_render is for dm_control environments, not {type(env.unwrapped).__name__}.")

@@ -38,6 +38,15 @@ def torchrun_commands() -> list[tuple[str, ...]]:
     return sorted({tuple(shlex.split(line)) for lines in found for line in lines if line.startswith("torchrun ")})
 
 
+def test_tests_that_pages_name_exist():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", text))
+    for path, name in sorted(named):
+        defined = re.search(rf"^ *(def {name}\(|class {name}\b|{name} = )", (ROOT / path).read_text(), re.MULTILINE)
+        assert defined, f"{path}::{name}"
+    assert len(named) > 100
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))

@@ -188,3 +188,11 @@ def test_no_test_sleeps():
 @pytest.mark.parametrize("code", ["import time\ntime.sleep(1)", "from time import sleep as nap\nnap(1)"])
 def test_a_sleep_is_seen(code):
     assert sleeps(ast.parse(code))
+
+
+def test_no_code_is_taken_from_elsewhere():
+    """Formulas are derived anew from the papers that are named; code of others has licences of its own."""
+    words = ("copied from", "adapted from", "ported from", "taken from http", "copyright (c)", "gpl")
+    for path in SOURCE:
+        text = path.read_text(encoding="utf-8").lower()
+        assert not [word for word in words if word in text], relative(path)

@@ -9,8 +9,18 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from envs import ActionRepeat, ChangedPhysics, FrameStack, MaskVelocity, SensorFault, sources
+from envs import (
+    ActionRepeat,
+    AtariScreen,
+    ChangedPhysics,
+    FastRender,
+    FrameStack,
+    MaskVelocity,
+    SensorFault,
+    sources,
+)
 from envs.faults import FAULTS, drift, drop, freeze, miscalibration, noise, offset
+from envs.pixels import Pixels
 from tests.envs.tools import Scripted
 from worldmodels.errors import EnvironmentFault
 
@@ -186,5 +196,21 @@ def test_both_checkers_pass_with_changed_physics(env_id):
 @pytest.mark.parametrize("wrap", [MaskVelocity, partial(ActionRepeat, repeat=2), partial(FrameStack, size=3)])
 def test_the_other_wrappers_pass_both_checkers_alone(env_id, wrap):
     env = wrap(gymnasium.make(env_id))
+    gymnasium_check(env, skip_render_check=True)
+    sb3_check(env, warn=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*(unwrapped version|Box action space|precision lowered|infinity|out of date).*")
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "wrap"),
+    [
+        ("CartPole-v1", {"render_mode": "rgb_array"}, partial(Pixels, size=32, grayscale=True)),
+        ("ALE/Pong-v5", {"frameskip": 1, "obs_type": "grayscale", "repeat_action_probability": 0}, AtariScreen),
+        ("dm_control/cartpole-swingup-v0", {}, FastRender),
+    ],
+)
+def test_wrappers_of_images_pass_both_checkers_alone(env_id, kwargs, wrap):
+    spec = sources.find_spec(env_id)
+    env = wrap(sources.mend(gymnasium.make(env_id, **kwargs), spec))
     gymnasium_check(env, skip_render_check=True)
     sb3_check(env, warn=False)

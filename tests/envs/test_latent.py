@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check
@@ -39,6 +39,19 @@ def test_both_checkers_pass(run):
     watchers = [UncertaintyInfo(CartPoleEnv(), run=run, fallback=name) for name in ("none", "imagine", "stop")]
     watchers.append(UncertaintyInfo(CartPoleEnv(), run=run, fallback="safe", safe_action=1))
     for env in (LatentObservation(CartPoleEnv(), world), *watchers):
+        gymnasium_check(env, skip_render_check=True)
+        sb3_check(env, warn=False)
+
+
+@pytest.mark.filterwarnings(IGNORED)
+@pytest.mark.filterwarnings("ignore:.*Box action space.*")
+@pytest.mark.parametrize("posterior", ["gaussian", "categorical"])
+def test_both_checkers_pass_with_continuous_actions(posterior):
+    specs = {"obs": ObsSpec("vector", (3,))}
+    world = small_model(small_options(posterior), specs, ActionSpec("continuous", (), 1))
+    nominal = Nominal(torch.zeros(99), torch.zeros(99), torch.zeros(99, 3))  # whatever is seen raises the alarm
+    watchers = [UncertaintyInfo(PendulumEnv(), world, nominal=nominal, fallback=name) for name in ("none", "imagine")]
+    for env in (LatentObservation(gymnasium.make("Pendulum-v1"), world, sample=True), *watchers):
         gymnasium_check(env, skip_render_check=True)
         sb3_check(env, warn=False)
 
