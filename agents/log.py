@@ -237,15 +237,24 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 
 def read_events(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the scalars of the folder's TensorBoard event files: name -> (step, value) in order."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """Return the scalars of the folder's TensorBoard event files: name -> (step, value) in order.
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    Scalars of TensorFlow 2 are tensors of one number there, and are read too.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    return {
+    found = {
         name: [(int(event.step), float(event.value)) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
+    for name in events.Tags()["tensors"]:
+        values = [(int(event.step), make_ndarray(event.tensor_proto)) for event in events.Tensors(name)]
+        if all(value.size == 1 and value.dtype.kind in "fiu" for _, value in values):  # text is a tensor too
+            found[name] = [(step, float(value.item())) for step, value in values]
+    return found
 
 
 def _lines(file: Path) -> Iterator[str]:

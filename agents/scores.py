@@ -160,7 +160,7 @@ def _choose(names: Iterable[str], metric: str | None, place: Path) -> str:
     name = next((name for name in ([metric] if metric else CURVE_NAMES) if name in names), None)
     if name is None:
         found = ", ".join(sorted(names)[:12]) or "nothing"
-        wanted = metric or "a name that returns are known by"
+        wanted = metric or "name that returns are known by"
         raise ConfigError(f"{place}: has no {wanted}; name it by --metric (found: {found})")
     return name
 

@@ -151,6 +151,17 @@ def test_events_of_tensorboard_are_read_by_their_tag(tmp_path):
     assert read_run(str(tmp_path), metric="my/return").curve[4] == (5, -5.0)
 
 
+def test_scalars_that_are_tensors_are_read_and_text_is_not(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_text("note", "hello", 0)
+        for step in range(1, 41):
+            writer.add_scalar("episode/score", float(step), 10 * step, new_style=True)
+    run = read_run(f"theirs={tmp_path}")
+    assert len(run.curve) == 40 and run.curve[3] == (40, 4.0) and run.score == pytest.approx(np.mean(range(31, 41)))
+
+
 def test_metrics_of_another_library_are_read_line_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text(
