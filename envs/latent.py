@@ -60,7 +60,7 @@ class LatentObservation(gymnasium.Wrapper, RecordConstructorArgs):
         return self._filter.see(obs).features[0].cpu().numpy(), reward, terminated, truncated, info
 
 
-class UncertaintyInfo(gymnasium.Wrapper):
+class UncertaintyInfo(gymnasium.Wrapper, RecordConstructorArgs):
     """Says at every step how unusual what was seen is, and on alarm follows a stated fallback.
 
     `info` holds `surprise` and `epistemic` (nats), their p-values `surprise_p` and `epistemic_p`, `sensor_p`, (n,), one
@@ -100,7 +100,17 @@ class UncertaintyInfo(gymnasium.Wrapper):
         Raises: ConfigError: no nominal scores, an unknown fallback, no safe action, or an environment that is not the
             model's.
         """
-        super().__init__(env)
+        RecordConstructorArgs.__init__(
+            self,
+            source=source,
+            run=run,
+            nominal=nominal,
+            fallback=fallback,
+            safe_action=safe_action,
+            false_alarms=false_alarms,
+            _disable_deepcopy=True,
+        )
+        gymnasium.Wrapper.__init__(self, env)
         if fallback not in FALLBACKS:
             raise ConfigError(f"fallback: expected one of {', '.join(FALLBACKS)}, got {fallback!r}")
         if fallback == "safe" and (safe_action is None or not env.action_space.contains(safe_action)):

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import torch
 
+from tests.contracts.tools import small_model, small_options
 from tests.source import ROOT
+from worldmodels.types import State
+from worldmodels.uncertainty import forecast
 
 PAGES = [path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if path.is_file()]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -112,6 +116,26 @@ def test_shown_way_from_python_works():
     for block in blocks(CONFIGURATION, "python"):
         exec(compile(block, "configuration.md", "exec"), names)
     assert names["options"].env.id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(
+    ("page", "prior"), [("acquisition", "recurrent"), ("uncertainty", "recurrent"), ("temporal_priors", "transformer")]
+)
+def test_shown_blocks_run_with_what_they_are_about(page, prior):
+    model = small_model(small_options(temporal_prior=prior, posterior_sees_context=prior == "recurrent"))
+    state, action = model.dream_start(3), torch.nn.functional.one_hot(torch.arange(3), 4).float()
+    names = {
+        "model": model,
+        "state": state,
+        "states": state,
+        "action": action,
+        "actions": action.expand(2, 3, 4).transpose(0, 1),
+    }
+    names |= {"policy": lambda features: action, "State": State, "forecast": forecast}
+    found = blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), "python")
+    for block in found:
+        exec(compile(block, f"{page}.md", "exec"), names)
+    assert found and ("low" in names) == (page == "uncertainty")
 
 
 def test_shown_mistakes_are_answered_as_shown():

@@ -1,10 +1,12 @@
 """Real environments through a world model: the same features as the agent's own filter, alarms, and what they do."""
 
+from functools import partial
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check
@@ -50,8 +52,9 @@ def test_both_checkers_pass_with_continuous_actions(posterior):
     specs = {"obs": ObsSpec("vector", (3,))}
     world = small_model(small_options(posterior), specs, ActionSpec("continuous", (), 1))
     nominal = Nominal(torch.zeros(99), torch.zeros(99), torch.zeros(99, 3))  # whatever is seen raises the alarm
-    watchers = [UncertaintyInfo(PendulumEnv(), world, nominal=nominal, fallback=name) for name in ("none", "imagine")]
-    for env in (LatentObservation(gymnasium.make("Pendulum-v1"), world, sample=True), *watchers):
+    real = partial(gymnasium.make, "Pendulum-v1")
+    watchers = [UncertaintyInfo(real(), world, nominal=nominal, fallback=name) for name in ("none", "imagine")]
+    for env in (LatentObservation(real(), world, sample=True), *watchers):
         gymnasium_check(env, skip_render_check=True)
         sb3_check(env, warn=False)
 
