@@ -52,9 +52,9 @@ def learning_curve(run: str | Path) -> Path:
 def comparison_picture(comparison: Comparison, runs: Sequence[RunScore], file: str | Path) -> Path:
     """Draw methods side by side into `file` (PNG) and return it.
 
-    From the left: interquartile mean of each method with its interval over runs, share of runs above each score, and,
-    where runs logged any and there is one task, returns against environment steps, a thin line a run and a thick one
-    for the median over a method's runs.
+    From the left: interquartile mean of each method with its interval over runs; share of runs above each score; where
+    runs logged any and there is one task, returns against environment steps, a thin line a run and a thick one for the
+    median over a method's runs; where there are two methods or more, the probability of improvement of each pair.
 
     Raises: CheckpointError: the picture cannot be written.
     """
@@ -63,8 +63,9 @@ def comparison_picture(comparison: Comparison, runs: Sequence[RunScore], file: s
     curves = [run for run in runs if run.curve] if len(comparison.tasks) == 1 else []
     colours = {s.method: f"C{index}" for index, s in enumerate(comparison.summaries)}
     unit = "normalised score" if comparison.ranges else f"return on {comparison.tasks[0]}"
-    figure = Figure(figsize=(4.6 * (3 if curves else 2), 3.8), dpi=150, facecolor="white", layout="constrained")
-    axes = figure.subplots(1, 3 if curves else 2)
+    panels = 2 + bool(curves) + bool(comparison.improvement)
+    figure = Figure(figsize=(4.6 * panels, 3.8), dpi=150, facecolor="white", layout="constrained")
+    axes = figure.subplots(1, panels)
     for row, s in enumerate(reversed(comparison.summaries)):
         if s.interval is not None:
             axes[0].plot(
@@ -88,7 +89,22 @@ def comparison_picture(comparison: Comparison, runs: Sequence[RunScore], file: s
     if curves:
         axes[2].xaxis.set_major_formatter("{x:,.0f}")
         _dress(axes[2], "environment steps", unit)
+    if comparison.improvement:
+        _draw_improvement(axes[-1], comparison)
     return _write(figure, Path(file))
+
+
+def _draw_improvement(axis: Any, comparison: Comparison) -> None:  # noqa: ANN401
+    """The probability that a run of one method beats one of the other, a row for each pair."""
+    for row, (probability, interval) in enumerate(comparison.improvement.values()):
+        if interval is not None:
+            axis.plot(interval, [row, row], color="#6b7280", linewidth=7, alpha=0.35, solid_capstyle="butt")
+        axis.plot([probability], [row], "o", color="#1a1a1a", markersize=7)
+    axis.axvline(0.5, color="#9ca3af", linewidth=1, linestyle=":")
+    axis.set_yticks(range(len(comparison.improvement)), [f"{x} > {y}" for x, y in comparison.improvement])
+    axis.set_ylim(len(comparison.improvement) - 0.4, -0.6)
+    axis.set_xlim(-0.03, 1.03)
+    _dress(axis, "probability of improvement", "")
 
 
 def _median_curve(runs: Sequence[RunScore], points: int = 200) -> tuple[np.ndarray, np.ndarray]:

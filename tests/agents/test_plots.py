@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from agents.plots import learning_curve
+from agents.compare import compare
+from agents.plots import _draw_improvement, learning_curve
+from agents.scores import RunScore
 from worldmodels.errors import CheckpointError
 
 
@@ -58,3 +61,15 @@ def test_nothing_to_draw_is_said(tmp_path, lines):
     with pytest.raises(CheckpointError, match="no return yet"):
         learning_curve(tmp_path)
     assert not (tmp_path / "learning_curve.png").exists()
+
+
+def test_probabilities_of_improvement_are_drawn_with_their_intervals():
+    scores = {"a": (1.0, 5.0, 9.0), "b": (2.0, 3.0), "c": (7.0,)}
+    found = compare([RunScore(m, "T-v0", v, [], "made up") for m, values in scores.items() for v in values])
+    axis = Figure().add_subplot()
+    _draw_improvement(axis, found)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a > b", "a > c", "b > c"]
+    drawn = [list(line.get_xdata()) for line in axis.lines]
+    (low, high), point = drawn[0], drawn[1]
+    assert point == [pytest.approx(4 / 6)] and (low, high) == found.improvement["a", "b"][1]
+    assert drawn[2:4] == [[pytest.approx(1 / 3)], [0.0]], "one run has no interval"
