@@ -8,7 +8,8 @@ W5: CEM, 350 candidates x 20 particles x 15 steps x 5 iterations, each particle 
 is drawn anew at every step: 525,000 member transitions (a few more: the last iteration scores its own mean too).
 
 Prints the median and the range over the repeats, after two warm-ups, for single and for half precision (bfloat16), and
-the rate of a plain matrix product on the same machine at the same moment, without which the times mean nothing.
+the rate of a plain matrix product on the same machine at the same moment, without which the times mean nothing: the
+products of a plan, counted as they run, would take that long at that rate.
 """  # noqa: D205, D415
 
 import argparse
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from agents.planners import CEM, MPPI, GaussianPlans, Objective, Planner, member_imagine
 from worldmodels.distributions import GaussianFamily
@@ -127,6 +129,13 @@ def rate(dtype: torch.dtype, repeats: int, size: int = 1024) -> list[float]:
     return [2 * size**3 / t / 1e9 for t in seconds(lambda: a @ b, repeats)]
 
 
+def products(call: Callable[[], object]) -> float:
+    """Billions of floating-point operations in the matrix products of one call; a multiply-add is two."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 1e9
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,10 +158,11 @@ def main() -> None:
                     planner.act(state, None, deterministic=True)
 
             times = seconds(plan, args.repeats)
-            peer = PEER[f"{work} {name}"]
+            took, least = statistics.median(times), products(plan) / middle
             print(
-                f"{work} {name}: {statistics.median(times):.3f} s ({min(times):.3f} to {max(times):.3f}); "
-                f"goal {GOAL[work]:.3f}, elsewhere {peer}"
+                f"{work} {name}: {took:.3f} s ({min(times):.3f} to {max(times):.3f}); "
+                f"goal {GOAL[work]:.3f}, elsewhere {PEER[f'{work} {name}']}; "
+                f"products {least * middle:.1f} GFLOP, {least:.3f} s at that rate: {least / took:.0%}"
             )
 
 

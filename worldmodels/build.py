@@ -7,7 +7,15 @@ import torch
 
 from worldmodels.decoders import Decoder, InverseDecoder
 from worldmodels.distributions import CategoricalFamily, FlowFamily, GaussianFamily
-from worldmodels.dynamics import Ensemble, Epinet, Members, RecurrentPrior, StateSpacePrior, TransformerPrior
+from worldmodels.dynamics import (
+    Ensemble,
+    Epinet,
+    MarkovPrior,
+    Members,
+    RecurrentPrior,
+    StateSpacePrior,
+    TransformerPrior,
+)
 from worldmodels.encoders import FlowEncoder, Standardizer, Trunk, VAEEncoder
 from worldmodels.errors import ConfigError
 from worldmodels.flows import coupling_flow
@@ -87,9 +95,14 @@ def build_ensemble(options: EnsembleOptions, family: LatentFamily, context: int)
 
 def _temporal_prior(
     options: WorldModelOptions, family: LatentFamily, action_size: int
-) -> RecurrentPrior | StateSpacePrior | TransformerPrior:
+) -> RecurrentPrior | StateSpacePrior | TransformerPrior | MarkovPrior:
     """The temporal prior of that name; one that is trained in parallel cannot wait for a posterior that reads it."""
-    kinds = {"recurrent": RecurrentPrior, "state_space": StateSpacePrior, "transformer": TransformerPrior}
+    kinds = {
+        "recurrent": RecurrentPrior,
+        "state_space": StateSpacePrior,
+        "transformer": TransformerPrior,
+        "markov": MarkovPrior,
+    }
     kind = kinds.get(options.temporal_prior)
     if kind is None:
         known = ", ".join(kinds)

@@ -84,6 +84,14 @@ class TransformerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MarkovOptions:
+    """Temporal prior without memory, for observations that say everything."""
+
+    hidden: int = field(default=64, metadata={"min": 1, "max": 4096})
+    prior_layers: int = field(default=2, metadata={"min": 1, "max": 8})
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
     """Members that predict the next latent beside the temporal prior, and whose disagreement is epistemic uncertainty.
 
@@ -154,7 +162,8 @@ class WorldModelOptions:
     posterior_sees_context: bool = False
     """q(z | o, h) instead of q(z | o). Without it the temporal prior scans a window with its inputs batched."""
     temporal_prior: str = "recurrent"
-    """`recurrent`, or one that is trained in parallel over time: `state_space`, `transformer`."""
+    """`recurrent`, or one that is trained in parallel over time: `state_space`, `transformer`, or `markov`,
+    which has no memory."""
     transition: Literal["same", "flow"] = "same"
     """Family of p(z' | h): the posterior's own, or a conditional flow over the same latent."""
     norm: bool = True
@@ -165,6 +174,7 @@ class WorldModelOptions:
     recurrent: RecurrentOptions = field(default_factory=RecurrentOptions)
     state_space: StateSpaceOptions = field(default_factory=StateSpaceOptions)
     transformer: TransformerOptions = field(default_factory=TransformerOptions)
+    markov: MarkovOptions = field(default_factory=MarkovOptions)
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
     flow: FlowOptions = field(default_factory=FlowOptions)
     heads: HeadOptions = field(default_factory=HeadOptions)

@@ -10,7 +10,7 @@ from agents.dream import dream, record
 from envs import DreamVecEnv
 from tests.learning.tools import TINY, changed, hashes, tiny_run
 
-PRIORS = ("recurrent", "state_space", "transformer")
+PRIORS = ("recurrent", "state_space", "transformer", "markov")
 SMALL = (
     "world_model.state_space.deter=8",
     "world_model.state_space.hidden=8",

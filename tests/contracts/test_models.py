@@ -46,6 +46,9 @@ PARALLEL = {  # temporal priors that are trained in parallel over time, with bot
     f"{prior} {name}": changes | {"temporal_prior": prior}
     for prior in ("state_space", "transformer")
     for name, changes in {"gaussian": {}, "categorical": {"posterior": "categorical"}, **FLOWS}.items()
+} | {
+    "markov gaussian": {"temporal_prior": "markov"},
+    "markov categorical": {"temporal_prior": "markov", "posterior": "categorical"},
 }
 EVERY_PARALLEL = [(name, "vector", False, 1, False, action) for name, action in product(PARALLEL, ACTIONS)]
 SPECIAL = FLOWS | PARALLEL

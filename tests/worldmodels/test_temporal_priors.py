@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.contracts.tools import ACTIONS, random_actions, small_model, small_options, still, window
-from worldmodels.dynamics import StateSpacePrior, TransformerPrior
+from worldmodels.dynamics import MarkovPrior, StateSpacePrior, TransformerPrior
 from worldmodels.dynamics.attention import AttentionLayer, same_episode, tokens_so_far
 from worldmodels.dynamics.scan import LinearScan, linear_scan
 from worldmodels.dynamics.state_space import MIN_RATE, SHARPNESS, GatedUnits
-from worldmodels.options import StateSpaceOptions, TransformerOptions
+from worldmodels.options import MarkovOptions, StateSpaceOptions, TransformerOptions
 from worldmodels.types import State
 
-KINDS = ("recurrent", "state_space", "transformer")
+KINDS = ("recurrent", "state_space", "transformer", "markov")
 STEPS, WINDOW = 11, 4  # windows are longer than what the transformer's cache holds
 
 
@@ -29,6 +29,7 @@ def options(kind, posterior="gaussian", layers=2, **changes):
         temporal_prior=kind,
         state_space=StateSpaceOptions(deter=8, hidden=8, layers=layers),
         transformer=TransformerOptions(width=8, hidden=8, layers=layers, heads=2, window=WINDOW),
+        markov=MarkovOptions(hidden=8, prior_layers=layers),
         **changes,
     )
 
@@ -90,11 +91,13 @@ def test_neither_value_nor_gradient_crosses_an_episode_or_runs_back_in_time(prio
     z, action, starts = inputs(prior)
     z, action = z.requires_grad_(), action.requires_grad_()
     contexts, _ = prior.scan(z, action, starts)
+    memory = 1 if isinstance(prior, MarkovPrior) else 3  # steps back that must be felt
     for row, first, last in ((1, 5, 8), (2, 4, 9), (0, 0, 6)):  # steps of the episode that are looked at
         found = torch.autograd.grad(contexts[row, last].square().sum(), (z, action), retain_graph=True)
         for gradient in found:
             reached = gradient.abs().sum(-1) > 0  # (B, steps)
-            assert reached[row, max(first, last - 3) : last].all()
+            assert reached[row, max(first, last - memory) : last].all()
+            assert memory > 1 or not reached[row, : last - 1].any()
             assert not reached[row, :first].any() and not reached[row, last:].any()
             assert not reached[[b for b in range(4) if b != row]].any()
     other = z.detach().clone()
@@ -119,7 +122,7 @@ def test_a_window_runs_without_a_single_step_exactly_where_the_prior_says_so(pri
     monkeypatch.setattr(prior, "advance", None)
     if prior.parallel:
         assert nodes(10) == nodes(40)
-    assert prior.parallel == isinstance(prior, StateSpacePrior | TransformerPrior)
+    assert prior.parallel == isinstance(prior, StateSpacePrior | TransformerPrior | MarkovPrior)
 
 
 def test_imagination_from_a_replayed_state_goes_on_as_the_window_would(model):

@@ -2,8 +2,9 @@
 
 from worldmodels.dynamics.ensemble import Ensemble, Members
 from worldmodels.dynamics.epinet import Epinet
+from worldmodels.dynamics.markov import MarkovPrior
 from worldmodels.dynamics.recurrent import RecurrentPrior
 from worldmodels.dynamics.state_space import StateSpacePrior
 from worldmodels.dynamics.transformer import TransformerPrior
 
-__all__ = ["Ensemble", "Epinet", "Members", "RecurrentPrior", "StateSpacePrior", "TransformerPrior"]
+__all__ = ["Ensemble", "Epinet", "MarkovPrior", "Members", "RecurrentPrior", "StateSpacePrior", "TransformerPrior"]

@@ -1,0 +1,28 @@
+"""The benchmark of plans: what it counts is what runs, and both of its planners plan."""
+
+import pytest
+import torch
+
+from benchmarks.planning import products, seconds, w4, w5
+
+
+def test_products_are_two_operations_for_each_multiply_add_and_nothing_else():
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    assert products(lambda: (a @ b).exp().sum()) == pytest.approx(2 * 3 * 5 * 7 / 1e9)
+
+
+@pytest.mark.parametrize("build", [w4, w5])
+def test_both_planners_plan_at_the_sizes_that_are_said(build):
+    planner, state = build()
+    plans = []
+
+    def score(candidates):
+        plans.append(candidates.shape)
+        return candidates.sum((-1, -2))
+
+    family = planner.search.family
+    found = planner.search(score, family.initial(1, planner.horizon), torch.zeros(1, 0, planner.horizon, family.size))
+    assert found.plan.shape == (1, planner.horizon, family.size)
+    assert sum(shape[1] for shape in plans) == planner.search.samples * planner.search.iterations + 1
+    assert planner.objective.of(state)(found.plan.unsqueeze(1)).isfinite().all()
+    assert len(seconds(lambda: None, 3)) == 3
