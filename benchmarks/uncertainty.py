@@ -2,9 +2,11 @@
 
     python -m benchmarks.uncertainty toy --seeds 100-109
     python -m benchmarks.uncertainty forecast --seeds 100-104 world_model.ensemble.members=7
+    python -m benchmarks.uncertainty forecast --seeds 100 --pixels --updates 1500 world_model.ensemble.members=7
 
 Each measure stands beside controls that have to fail: total variance and the error of the prediction on the toy, a
-counter of steps and a constant for the forecasts.
+counter of steps and a constant for the forecasts. With `--pixels` Pendulum is seen through a camera of 32x32 grey
+pixels, two frames at a time, and forecasts are of latents.
 """
 
 import argparse
@@ -20,7 +22,9 @@ from agents.agent import Agent
 from agents.experiment import load_options
 from agents.learner import Learner
 from agents.statistics import bootstrap_interval, iqm
+from envs.pixels import Pixels, prepare_headless
 from envs.vector import VectorEnv
+from envs.wrappers import FrameStack
 from worldmodels.build import build_ensemble
 from worldmodels.dynamics import Members
 from worldmodels.options import EnsembleOptions
@@ -39,6 +43,10 @@ SETS = {"held": "held", "random": "random", "policy": "policy", "shifted": "rand
 """Action and start sets that are judged; `shifted` starts at speeds of 5 to 8, which episodes never start with."""
 JUDGED = {"held": (5, 200, 4), "random": (5, 200, 4), "policy": (5, 200, 4), "shifted": (10, 50, 2)}
 """Episodes of each set, their steps, and every how many a forecast starts: 250 starts of each, 1,000 in all."""
+
+
+CAMERA = ["env=pendulum-pixels", "env.image_size=32", "env.grayscale=true", "env.frame_stack=2", "replay.length=16"]
+"""Settings of the world model with `--pixels`."""
 
 
 def toy(options: EnsembleOptions, seed: int) -> dict[str, float]:
@@ -71,19 +79,46 @@ def choose(behaviour: str, t: int, obs: np.ndarray, held: float, rng: np.random.
     return held if behaviour == "held" and t % 12 else drawn
 
 
-def play(behaviour: str, episodes: int, seed: int, *, shifted: bool = False, steps: int = STEPS) -> Batch:
+class Fast(gymnasium.Wrapper):
+    """Episodes of Pendulum begin at speeds of 5 to 8, as they never do by themselves."""
+
+    def __init__(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        super().__init__(env)
+        self._rng = rng
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin at any angle."""
+        _, info = self.env.reset(seed=seed, options=options)
+        physics: Any = self.env.unwrapped
+        physics.state = np.array(
+            [self._rng.uniform(-np.pi, np.pi), self._rng.choice([-1, 1]) * self._rng.uniform(5, 8)]
+        )
+        return physics._get_obs(), info
+
+
+def pendulum(rng: np.random.Generator, *, shifted: bool, pixels: bool) -> gymnasium.Env:
+    """The environment: 3 numbers, or the last two of 32x32 grey images."""
+    if not pixels:
+        env = gymnasium.make("Pendulum-v1")
+        return Fast(env, rng) if shifted else env
+    prepare_headless()
+    env = gymnasium.make("Pendulum-v1", render_mode="rgb_array")
+    return FrameStack(Pixels(Fast(env, rng) if shifted else env, 32, grayscale=True), 2)
+
+
+def play(
+    behaviour: str, episodes: int, seed: int, *, shifted: bool = False, steps: int = STEPS, pixels: bool = False
+) -> Batch:
     """Episodes of Pendulum as windows (episodes, steps + 1)."""
-    env, rng = gymnasium.make("Pendulum-v1"), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    env = pendulum(rng, shifted=shifted, pixels=pixels)
     physics: Any = env.unwrapped
     seen, actions, rewards = [], [], []
     for episode in range(episodes):
         obs = env.reset(seed=seed * 1000 + episode)[0]
-        if shifted:
-            physics.state = np.array([rng.uniform(-np.pi, np.pi), rng.choice([-1, 1]) * rng.uniform(5, 8)])
-            obs = physics._get_obs()
         rows, action = [obs], 0.0
         for t in range(steps):
-            action = choose(behaviour, t, obs, action, rng)
+            action = choose(behaviour, t, physics._get_obs(), action, rng)
             obs, reward, *_ = env.step(np.array([2 * action], np.float32))
             rows.append(obs)
             actions.append(action)
@@ -93,19 +128,20 @@ def play(behaviour: str, episodes: int, seed: int, *, shifted: bool = False, ste
     first = torch.zeros(episodes, steps + 1, dtype=torch.bool)
     first[:, 0] = True
     shape = (episodes, steps)
-    obs = {"obs": torch.from_numpy(np.stack(seen)).float()}
+    stacked = torch.from_numpy(np.stack(seen))
+    obs = {"obs": stacked if pixels else stacked.float()}
     return Batch(obs, torch.tensor(actions).view(*shape, 1), torch.tensor(rewards).view(shape), ~mask, ~mask, mask,
                  first, torch.ones_like(first))  # fmt: skip
 
 
-def fit(seed: int, updates: int, settings: Sequence[str] = ()) -> WorldModel:
+def fit(seed: int, updates: int, settings: Sequence[str] = (), *, pixels: bool = False) -> WorldModel:
     """A world model of Pendulum from 5,000 mixed transitions, by the learner's own updates at a rate that decays."""
-    options = load_options(["env=pendulum", *settings])
+    options = load_options([*(CAMERA if pixels else ["env=pendulum"]), *settings])
     with VectorEnv(options.env, 1) as envs:
         torch.manual_seed(seed)
         agent = Agent(options, envs.obs_specs, envs.action_spec)
     learner, replay = Learner(agent.world_model, agent.policy, options), Replay(agent.obs_specs, 1, capacity=10_000)
-    data = [play(name, count, 10 * seed + i) for i, (name, count) in enumerate(TRAINING.items())]
+    data = [play(name, count, 10 * seed + i, pixels=pixels) for i, (name, count) in enumerate(TRAINING.items())]
     for batch in data:
         for row in range(len(batch.action)):
             replay.begin(0, {"obs": batch.obs["obs"][row, 0].numpy()})
@@ -120,24 +156,25 @@ def fit(seed: int, updates: int, settings: Sequence[str] = ()) -> WorldModel:
     return agent.world_model
 
 
-def judge(model: WorldModel, seed: int) -> dict[str, OpenLoop]:
+def judge(model: WorldModel, seed: int, *, pixels: bool = False) -> dict[str, OpenLoop]:
     """Forecasts of every set of episodes; the shifted ones from early starts alone."""
     found = {}
     for i, (name, behaviour) in enumerate(SETS.items()):
         episodes, steps, stride = JUDGED[name]
         own = derive(seed, name) % 10**6 + i
-        batch = play(behaviour, episodes, own, shifted=name == "shifted", steps=steps)
+        batch = play(behaviour, episodes, own, shifted=name == "shifted", steps=steps, pixels=pixels)
         with forked(seed):
             found[name] = open_loop(model, batch, stride=stride)
     return found
 
 
-def forecast(seed: int, updates: int, settings: Sequence[str] = ()) -> dict[str, float]:
+def forecast(seed: int, updates: int, settings: Sequence[str] = (), *, pixels: bool = False) -> dict[str, float]:
     """Every figure of one seed: rank correlations by set and horizon, controls, and intervals before and after."""
     began = process_time()
-    model = fit(seed, updates, settings)
+    model = fit(seed, updates, settings, pixels=pixels)
     seconds = process_time() - began
-    sets, held_out = judge(model, 2 * seed), join(list(judge(model, 2 * seed + 1).values()))
+    sets = judge(model, 2 * seed, pixels=pixels)
+    held_out = join(list(judge(model, 2 * seed + 1, pixels=pixels).values()))
     everything = join(list(sets.values()))
     counter = torch.arange(20.0).expand_as(everything.valid)
     values: dict[str, float] = {}
@@ -184,6 +221,7 @@ def main() -> None:
     parser.add_argument("measure", choices=["toy", "forecast"])
     parser.add_argument("--seeds", type=seeds, default=seeds("100-102"))
     parser.add_argument("--updates", type=int, default=5000, help="updates of the world model (forecast)")
+    parser.add_argument("--pixels", action="store_true", help="see Pendulum through a camera (forecast)")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE of the configuration")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,7 +229,7 @@ def main() -> None:
     one: Callable[[int], dict[str, float]] = (
         (lambda seed: toy(options, seed))
         if args.measure == "toy"
-        else (lambda seed: forecast(seed, args.updates, args.settings))
+        else (lambda seed: forecast(seed, args.updates, args.settings, pixels=args.pixels))
     )
     rows = []
     for seed in args.seeds:
