@@ -54,7 +54,7 @@ class SensorBank:
     """
 
     def __init__(
-        self, model: WorldModel, noise: Tensor, *, particles: int = 32, broad: float = BROAD, change: float = CHANGE
+        self, model: WorldModel, noise: Tensor, *, particles: int = 128, broad: float = BROAD, change: float = CHANGE
     ) -> None:
         """Make the filters of a model.
 
