@@ -7,9 +7,10 @@ context or threads would not survive it. They talk over pipes: no shared memory,
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -26,6 +27,8 @@ from envs.spaces import Element
 from envs.vector import Transition
 from worldmodels.errors import EnvironmentFault
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What says how many threads a process's mathematics may use; libraries read it when they are loaded."""
 START_S = 120.0
 """Seconds that a worker may take to import its libraries and build its environment, at least."""
 
@@ -98,7 +101,8 @@ class WorkerCopies:
 
     def _start(self, index: int) -> "_Worker":
         try:
-            return _Worker(self._context, index, self._options, self._spec, render=self._render)
+            with _one_thread_each():
+                return _Worker(self._context, index, self._options, self._spec, render=self._render)
         except (AttributeError, TypeError) as error:  # what cannot be sent to another process
             raise EnvironmentFault(
                 f"{self._options.id}: its registration cannot be sent to a worker process ({error}). Register it with "
@@ -212,3 +216,18 @@ class _Worker:
 def _kill_all(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.kill()
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start inside compute with one thread each, unless the user has said otherwise.
+
+    A pool of threads for every worker, as large as the machine, would stand in the way of the learner's.
+    """
+    added = [name for name in THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

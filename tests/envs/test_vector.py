@@ -1,10 +1,15 @@
 """Many environments, in this process and in others: the same numbers, and only those that are named move."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from envs import EnvOptions, VectorEnv, make_env
 from tests.envs.tools import collect, faulty, play, preset, random_action, still
+from tests.source import ROOT
 from worldmodels.errors import EnvironmentFault
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1])
@@ -119,3 +124,41 @@ def test_a_second_error_while_closing_is_a_warning_and_the_first_is_raised(monke
 def test_zero_environments_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         VectorEnv(EnvOptions(), 0)
+
+
+COUNTS = """
+import os
+import gymnasium
+import numpy as np
+
+
+class Threads(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-9, 99, (1,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.float32([os.environ.get("OMP_NUM_THREADS", -1)]), {}
+
+
+gymnasium.register("Threads-v0", entry_point="counts:Threads")
+"""
+ASKS = """
+import os
+import counts
+from envs import EnvOptions, VectorEnv
+
+if __name__ == "__main__":
+    with VectorEnv(EnvOptions(id="Threads-v0", workers=1), 2) as envs:
+        print(*envs.reset([0, 1], [0, 1])["obs"].ravel().tolist(), os.environ.get("OMP_NUM_THREADS"))
+"""
+
+
+@pytest.mark.parametrize(("given", "said"), [({}, "1.0 1.0 None"), ({"OMP_NUM_THREADS": "3"}, "3.0 3.0 3")])
+def test_a_worker_computes_with_one_thread_unless_it_was_told_otherwise(given, said, tmp_path):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    (tmp_path / "asks.py").write_text(ASKS)
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, str(tmp_path / "asks.py")]
+    ended = subprocess.run(command, env=plain | paths | given, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.stdout.strip() == said, ended.stderr
