@@ -98,13 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure every model on every seed and print one table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.likelihood", description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL", help="all")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=30, help="for training; 5 more are held out")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print("| model | nats per observation, median | each seed | kind |\n| --- | --- | --- | --- |")
-    for name in MODELS:
+    for name in args.models:
         values, kind = [], ""
         for seed in args.seeds:
             train, test = windows(args.episodes, seed=1000 * seed), windows(5, seed=1000 * seed + 500)

@@ -73,7 +73,14 @@ def wanted(args: argparse.Namespace) -> list[Spec]:
         for task in tasks:
             for seed in (args.seeds or task.seeds)[position : position + 1]:
                 specs += [
-                    Spec(task=task.name, side=side, seed=seed, steps=args.steps, episodes=args.episodes)
+                    Spec(
+                        task=task.name,
+                        side=side,
+                        seed=seed,
+                        steps=args.steps,
+                        episodes=args.episodes,
+                        overrides=tuple(args.set) if side == "ours" else (),
+                    )
                     for side in sides
                     if side == "ours" or task.baseline
                 ]
@@ -136,6 +143,7 @@ def start(spec: Spec, out: Path) -> subprocess.Popen[bytes]:
     """Start the run in a process of its own that writes its result to `out` and what it prints beside it."""
     command = [sys.executable, "-m", "benchmarks.single_run", spec.task, spec.side, str(spec.seed), str(out)]
     command += ["--episodes", str(spec.episodes)] + (["--steps", str(spec.steps)] if spec.steps else [])
+    command += ["--set", *spec.overrides] if spec.overrides else []
     with out.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | ONE_THREAD, stdout=log, stderr=log)
 
@@ -172,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, help="each task's own, if not given")
     parser.add_argument("--steps", type=int, help="length of every run in simulator steps, to try things out")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of each evaluation (%(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings for our runs")
     sides = parser.add_mutually_exclusive_group()
     sides.add_argument("--ours-only", action="store_true")
     sides.add_argument("--baselines-only", action="store_true")

@@ -172,9 +172,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--episodes", type=int, default=EPISODES)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args(argv)
     stop_on_sigterm()
-    spec = Spec(task=args.task, side=args.side, seed=args.seed, steps=args.steps, episodes=args.episodes)
+    spec = Spec(
+        task=args.task,
+        side=args.side,
+        seed=args.seed,
+        steps=args.steps,
+        episodes=args.episodes,
+        overrides=tuple(args.set),
+    )
     save(args.out, [measure(spec)])
     return 0
 
