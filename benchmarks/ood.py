@@ -11,6 +11,7 @@ also stays near what the model foretold.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from agents.agent import Agent
 from agents.attack import gradient_attack
 from agents.ood import Alarm, Shift, after, collect, ood_card, physics_shift, sensor_shift, severe_shifts
 from agents.recordings import part
+from benchmarks.rows import markdown
 from envs import faults
 from worldmodels.monitor import Monitor
 from worldmodels.types import Batch
@@ -41,29 +43,40 @@ def minor_shifts(agent: Agent, nominal: Batch) -> dict[str, Shift]:
     }
 
 
-def fault_table(agent: Agent, *, episodes: int, fit_steps: int) -> None:
-    """One row a fault: the alarm, and each score by itself."""
+def fault_table(agent: Agent, *, episodes: int, fit_steps: int) -> dict[str, str]:
+    """One row a fault: the alarm, and each score by itself. Returns the means over faults, for the summary."""
     nominal, returns = collect(agent, episodes=20, seed=SEED - 20)
-    print(f"\nnominal return {returns.mean():,.1f} in {nominal.mask.shape[1]} steps at most\n")
-    for size, shifts in (("severe", severe_shifts(agent, nominal)), ("minor", minor_shifts(agent, nominal))):
-        card = ood_card(
-            agent,
-            shifts=shifts,
-            nominal_episodes=4 * episodes,
-            episodes=episodes,
-            seed=SEED,
-            fit_steps=fit_steps,
-            by_score=True,
-        )
-        print("\n| fault | AUROC | FPR95 | delay | latent | surprise | transition | drift |\n|" + " --- |" * 8)
-        for name in shifts:
-            scores = card[name]["by_score"]
-            alone = " | ".join(_number(scores[s]["auroc"]) for s in ("latent", "surprise", "transition", "drift"))
-            numbers = " | ".join(_number(card[name][key]) for key in ("auroc", "fpr95", "delay_steps"))
-            print(f"| {size} {name} | {numbers} | {alone} |", flush=True)
-        for measure in ("auroc", "fpr95"):
-            found = [card[name][measure] for name in shifts if card[name][measure] is not None]
-            print(f"\n{size}: mean {measure} {_number(sum(found) / len(found) if found else None)}", flush=True)
+    print(f"\nnominal return {returns.mean():,.1f} in {nominal.mask.shape[1]} steps at most")
+    sizes = {"severe": severe_shifts(agent, nominal), "minor": minor_shifts(agent, nominal)}
+    card = ood_card(
+        agent,
+        shifts={f"{size} {name}": shift for size, shifts in sizes.items() for name, shift in shifts.items()},
+        nominal_episodes=4 * episodes,
+        episodes=episodes,
+        seed=SEED,
+        fit_steps=fit_steps,
+        by_score=True,
+    )
+    print("\n| fault | AUROC | FPR95 | delay | latent | surprise | transition | drift |\n|" + " --- |" * 8)
+    for name, found in card.items():
+        alone = [found["by_score"][score]["auroc"] for score in ("latent", "surprise", "transition", "drift")]
+        numbers = [found[measure] for measure in ("auroc", "fpr95", "delay_steps")] + alone
+        print(f"| {name} | {' | '.join(map(_number, numbers))} |", flush=True)
+    means = {}
+    for size in sizes:
+        own = [found for name, found in card.items() if name.startswith(size)]
+        means[f"{size} AUROC"] = _mean([found["auroc"] for found in own])
+        means[f"{size} FPR95"] = _mean([found["fpr95"] for found in own])
+    means["minor AUROC, drift"] = _mean(
+        [found["by_score"]["drift"]["auroc"] for name, found in card.items() if name.startswith("minor")]
+    )
+    return means
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """Over the faults that have a number."""
+    found = [value for value in values if value is not None]
+    return _number(sum(found) / len(found) if found else None)
 
 
 def _number(value: float | None) -> str:
@@ -71,15 +84,17 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def attack_table(agent: Agent, *, episodes: int, fit_steps: int) -> None:
-    """The smallest harmful size of each attack, what it costs, and whether the alarm sees it."""
+def attack_table(agent: Agent, *, episodes: int, fit_steps: int) -> dict[str, str]:
+    """The smallest harmful size of each attack, what it costs, and whether the alarm sees it. Returns the AUROCs."""
     nominal, returns = collect(agent, episodes=4 * episodes, seed=SEED)
     monitor = Monitor(agent.world_model).fit(part(nominal, slice(0, 2 * episodes)), steps=fit_steps)
     alarm = Alarm(monitor, part(nominal, slice(2 * episodes, 3 * episodes)))
     control = alarm.scores(part(nominal, slice(3 * episodes, None)))["combined"]
     (values,) = nominal.obs.values()
     spread = values[nominal.obs_mask].std(0)
-    print("\n| attack | size | return | AUROC | FPR95 |\n| --- | --- | --- | --- | --- |")
+    unhurt = returns[:episodes].mean()  # of the same episodes that are attacked
+    print("\n| attack | size | return | share lost | AUROC | FPR95 |\n|" + " --- |" * 6)
+    aurocs = {}
     for name, options in (
         ("FGSM", {"steps": 1}),
         ("PGD", {"steps": 5}),
@@ -89,12 +104,15 @@ def attack_table(agent: Agent, *, episodes: int, fit_steps: int) -> None:
             attacked, hurt = collect(
                 agent, episodes=episodes, seed=SEED, tamper=gradient_attack(agent, epsilon, spread, **options)
             )
-            lost = (returns.mean() - hurt.mean()) / returns.mean().abs()
+            lost = ((unhurt - hurt.mean()) / unhurt.abs()).item()
             if lost >= COST or epsilon == EPSILONS[-1]:
                 found: Tensor = after(alarm.scores(attacked)["combined"], 1)
                 auroc, false = time_matched(control, found)
-                print(f"| {name} | {epsilon} | {hurt.mean():,.1f} | {auroc:.3f} | {false:.3f} |", flush=True)
+                cells = f"{epsilon} | {hurt.mean():,.1f} | {lost:.2f} | {auroc:.3f} | {false:.3f}"
+                print(f"| {name} | {cells} |", flush=True)
+                aurocs[name] = _number(auroc) if lost >= COST else f"({_number(auroc)}, harmless)"
                 break
+    return aurocs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,12 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--attack", action="store_true")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    summary: list[dict[str, str]] = []
     for run in args.runs:
         agent = Agent.load(run)
         print(f"\n### {run}: {agent.env_options.id}, {agent.train_steps:,} steps")
-        fault_table(agent, episodes=args.episodes, fit_steps=args.fit_steps)
+        summary.append({"run": Path(run).name} | fault_table(agent, episodes=args.episodes, fit_steps=args.fit_steps))
         if args.attack:
-            attack_table(agent, episodes=args.episodes, fit_steps=args.fit_steps)
+            summary[-1] |= attack_table(agent, episodes=args.episodes, fit_steps=args.fit_steps)
+    print(f"\n{markdown(list(summary[0]), [list(row.values()) for row in summary])}")
     return 0
 
 

@@ -48,3 +48,32 @@ def test_rows_are_kept_and_a_cut_line_is_left_out(tmp_path):
 def test_intervals_hold_the_mean_and_say_never():
     assert with_interval([1, 2, 3, 4]).startswith("2 [")
     assert with_interval([1, float("inf"), float("inf")]) == "never at the median, 1 of 3 reach it"
+
+
+@pytest.mark.parametrize("kind", active_learning.LATENTS)
+def test_latents_of_all_digits_are_centred_at_one_scale_and_the_same_for_a_seed(kind, monkeypatch):
+    monkeypatch.setattr(active_learning, "VAE_STEPS", 20)
+    of = active_learning.frozen_latents.__wrapped__
+    latents = of(kind, 3)
+    assert latents.shape == (1797, active_learning.LATENTS[kind])
+    torch.testing.assert_close(latents.mean(0), torch.zeros(latents.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std(), torch.tensor(1.0))
+    assert torch.equal(latents, of(kind, 3)) and torch.equal(latents, of(kind, 4)) == (kind == "pca")
+
+
+def test_rows_of_other_latents_are_measured_anew(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "rows.jsonl"
+    append_row(file, {"latents": "pca", "method": "random", "copies": 1, "seed": 100, "reached": [1, 2], "curve": []})
+    monkeypatch.setattr(active_learning, "VAE_STEPS", 5)
+    monkeypatch.setattr(active_learning, "learn", lambda method, latents, labels, **keys: _row(method, latents, **keys))
+    words = ["--methods", "random", "--copies", "1", "--seeds", "100", "--json", str(file)]
+    assert active_learning.main([*words, "--latents", "pca"]) == 0
+    assert len(load_rows(file)) == 1
+    assert active_learning.main(words) == 0
+    assert [(row["latents"], row["reached"]) for row in load_rows(file)] == [("pca", [1, 2]), ("vae", [16, 16])]
+    assert "| random | x1 | 1 | 16" in capsys.readouterr().out
+
+
+def _row(method, latents, *, copies, seed):
+    width = latents.shape[1]
+    return {"method": method, "copies": copies, "seed": seed, "reached": [width, width], "curve": []}
