@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import log
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from agents.acquisition import (
 )
 from agents.acquisition.bonus import _BUILDERS
 from agents.options import AcquisitionOptions
+from envs import DreamVecEnv
 from tests.contracts.tools import ACTIONS, small_model, small_options, window
 from worldmodels.distributions import CategoricalFamily, GaussianFamily
 from worldmodels.errors import ConfigError
@@ -62,6 +64,21 @@ def test_every_acquisition_scores_each_step_once(name, posterior):
     assert score.shape == (3, 4) and torch.isfinite(score).all()
     if name != "random_network":
         assert (score >= 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_acquisition_is_a_bonus_and_a_penalty_of_dreams(name):
+    """The same dream with and without it: the reward differs by the weighted score of the step that was taken."""
+    model = make_model()
+    score, rewards = build(name, model), []
+    for weight in (0.0, -2.0):
+        dreams = DreamVecEnv(model, 4, bonus=score, bonus_weight=weight, seed=0)
+        dreams.reset()
+        _, reward, _, infos = dreams.step(np.full((4, 2), 0.5, np.float32))
+        rewards.append(reward)
+    given = np.array([info["bonus"] for info in infos])
+    assert np.isfinite(given).all() and np.abs(given).max() > 0
+    np.testing.assert_allclose(rewards[1], rewards[0] - 2 * given, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
