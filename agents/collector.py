@@ -1,6 +1,7 @@
 """Environments to replay: one vector step at a time, in whole episodes where a barrier is near."""
 
 import numpy as np
+import torch
 
 from agents.agent import Agent, Carry
 from envs.vector import VectorEnv
@@ -26,7 +27,9 @@ class Collector:
     """Steps the environments whose episode is open and stores what they return.
 
     While `draining`, an environment whose episode ended waits; `idle` is True when all wait. Episode n of stream i is
-    reset with a seed that is a function of (run seed, i, n) alone; streams count from `first_stream`.
+    reset with a seed that is a function of (run seed, i, n) alone; streams count from `first_stream`. With chance
+    `wander` a step, one random action is begun and repeated, `stretch` steps in the mean (a geometric number), instead
+    of what the agent says: small steps of noise take back each other, these lead somewhere (Dabney et al. 2021).
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class Collector:
         seed: int,
         rng: np.random.Generator,
         first_stream: int = 0,
+        wander: float = 0.0,
+        stretch: float = 8.0,
     ) -> None:
         self.agent, self.envs, self.replay = agent, envs, replay
         self.seed, self.rng, self.first_stream = seed, rng, first_stream
@@ -49,6 +54,9 @@ class Collector:
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
         self._obs: dict[str, np.ndarray] = {}
         self._carry: Carry = agent.initial_carry(envs.num_envs)
+        self._wander, self._stretch = wander, stretch
+        self._left = np.zeros(envs.num_envs, dtype=np.int64)  # repetitions that are still to come
+        self._repeated = np.zeros((envs.num_envs, envs.action_spec.size), dtype=np.float32)
 
     @property
     def idle(self) -> bool:
@@ -66,6 +74,9 @@ class Collector:
         else:
             actions, self._carry = self.agent.act(self._obs, self._carry, self._first, deterministic=False)
             self._first[:] = False
+            if self._wander:
+                actions = self._wandering(actions)
+                self._carry = self._carry._replace(action=torch.from_numpy(actions).to(self._carry.action))
         result = self.envs.step(active.tolist(), actions[active])
         finished: list[Finished] = []
         for row, i in enumerate(active.tolist()):
@@ -88,6 +99,16 @@ class Collector:
             finished.append((float(self._return[i]), int(self._length[i])))
             self._open[i] = False
         return int(result.steps[~result.dropped].sum()), finished
+
+    def _wandering(self, actions: np.ndarray) -> np.ndarray:
+        """What is done (n, A): the agent's actions, or what is being repeated instead."""
+        count = len(actions)
+        begins = (self._left == 0) & (self.rng.random(count) < self._wander)
+        self._left[begins] = self.rng.geometric(1 / self._stretch, count)[begins]
+        self._repeated[begins] = random_actions(self.envs.action_spec, count, self.rng)[begins]
+        repeats = self._left > 0
+        self._left[repeats] -= 1
+        return np.where(repeats[:, None], self._repeated, actions)
 
     def cut(self) -> None:
         """End every open episode here, as truncated: for tasks whose episodes never end."""
@@ -123,4 +144,4 @@ class Collector:
             self.replay.begin(i, {name: value[row] for name, value in obs.items()})
             self.episodes[i] += 1
         self._open[waiting] = self._first[waiting] = True
-        self._return[waiting] = self._length[waiting] = 0
+        self._return[waiting] = self._length[waiting] = self._left[waiting] = 0

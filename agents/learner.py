@@ -140,9 +140,10 @@ class Learner:
             return self._clone(states, batch)
         start = choose_starts(states, batch, agent.starts)
         range_before = self.policy.return_range.clone()
-        imagine, scale_before = partial(self.world_model.imagine, entropy=False), None
+        imagine, moments_before = partial(self.world_model.imagine, entropy=False), {}
         if self.bonus is not None:
-            imagine, scale_before = partial(imagine, uncertainty=True), self.bonus.scale.clone()
+            imagine = partial(imagine, uncertainty=True)
+            moments_before = {name: value.clone() for name, value in self.bonus.named_buffers(recurse=False)}
             self.bonus.refresh(self.world_model, self.policy.actor.mode, start, self.ranks)
         with self.products():
             losses = self.policy.losses(imagine, start, self.bonus, self.ranks)
@@ -156,8 +157,8 @@ class Learner:
             self.policy.widen(losses.value_scale)
         else:
             self.policy.return_range.copy_(range_before)
-            if self.bonus is not None and scale_before is not None:
-                self.bonus.scale.copy_(scale_before)
+            for name, value in moments_before.items():
+                getattr(self.bonus, name).copy_(value)
         terms = {"actor": losses.actor, "critic": losses.critic}
         self.fault = fault and (name_non_finite({"states": start.features}, self.policy, terms) or fault)
         metrics = losses.metrics | {"actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}

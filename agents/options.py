@@ -94,15 +94,17 @@ class AcquisitionOptions:
     name: `none`, `information_gain`, `disagreement`, `sigma`, `jensen_renyi`, `task_aware`, `surprise`,
     `prediction_error`, `rnd`, `count`, `random_network`, or one that was registered. weight: of the score: plus
     explores, minus is pessimism. reward: weight of the environment's reward beside it (0: curiosity alone).
-    normalize: divide scores by their running standard deviation. quantile: imagined steps that score above this
-    quantile of real ones end a return (1: none do). rate: learning rate of an acquisition that learns. width: of the
-    tube around good trajectories, in units of the latent, and task_horizon: their length (`task_aware`).
+    normalize: divide scores by their running standard deviation. center: subtract their running mean first. quantile:
+    imagined steps that score above this quantile of real ones end a return (1: none do). rate: learning rate of an
+    acquisition that learns. width: of the tube around good trajectories, in units of the latent, and task_horizon:
+    their length (`task_aware`).
     """
 
     name: str = "none"
     weight: float = 1.0
     reward: float = _at_least(1.0, 0.0)
     normalize: bool = True
+    center: bool = False
     quantile: float = _between(1.0, 0.0, 1.0)
     rate: float = _above(1e-3, 0.0)
     width: float = _above(0.5, 0.0)
@@ -111,11 +113,15 @@ class AcquisitionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorerOptions:
-    """What `agent=explorer` does with its model at the end.
+    """How `agent=explorer` collects beside its policy, and what it does with its model at the end.
 
-    task_updates: updates of a new policy for the environment's reward, in the model alone, without further steps.
+    wander: chance, at each step, that one random action is begun and repeated for a while in place of the policy's
+    (Dabney et al. 2021). stretch: how many steps it is repeated in the mean. task_updates: updates of a new policy for
+    the environment's reward, in the model alone, without further steps.
     """
 
+    wander: float = _between(0.0, 0.0, 1.0)
+    stretch: float = _at_least(8.0, 1.0)
     task_updates: int = _at_least(1_500, 0)
 
 

@@ -108,8 +108,16 @@ class Trainer:
         )
         self.replay_rng = seeding.generator(options.seed, purpose("replay", ranks))
         self.collect_rng = seeding.generator(options.seed, purpose("collect", ranks))
+        explorer = options.agent.explorer
         self.collector = Collector(
-            self.agent, envs, self.replay, seed=options.seed, rng=self.collect_rng, first_stream=first_stream
+            self.agent,
+            envs,
+            self.replay,
+            seed=options.seed,
+            rng=self.collect_rng,
+            first_stream=first_stream,
+            wander=explorer.wander if options.agent.name == "explorer" else 0.0,
+            stretch=explorer.stretch,
         )
         self.idle = True  # no process has an open episode
         self._part_ways(options.seed)

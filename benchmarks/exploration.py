@@ -28,7 +28,7 @@ METHODS = ("random", "information_gain", "disagreement", "jensen_renyi", "rnd", 
 FIRST_SEED = 100
 POINTS = 20
 """Points of a coverage curve."""
-COMMON = ("agent=explorer", "evaluation.every=0", "agent.explorer.task_updates=0", "train.checkpoint_every=2000")
+COMMON = ("agent=explorer_vector", "evaluation.every=0", "agent.explorer.task_updates=0", "train.checkpoint_every=2000")
 CAR_LOW, CAR_HIGH = np.array([-1.2, -0.07]), np.array([0.6, 0.07])
 CAR_BINS = 10
 
@@ -38,12 +38,16 @@ Cells = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """env: its id and keys. steps: budget. cells: observations (N, D) -> cell numbers (N,). reachable: how many."""
+    """env: its id and keys. steps: budget. cells: observations (N, D) -> cell numbers (N,). reachable: how many.
+
+    settings: beside those of `agent=explorer_vector`, for every method alike.
+    """
 
     env: tuple[str, ...]
     steps: int
     cells: Cells
     reachable: Callable[[], int]
+    settings: tuple[str, ...] = ()
 
 
 def car_cells(obs: np.ndarray) -> np.ndarray:
@@ -86,9 +90,8 @@ def maze_cells(obs: np.ndarray) -> np.ndarray:
 
 
 def sea_cells(obs: np.ndarray) -> np.ndarray:
-    """Row and column of `DeepSea`: (N, 2) -> (N,)."""
-    place = np.rint((obs + 1) / 2 * SEA).astype(int)
-    return place[:, 0] * (SEA + 1) + place[:, 1]
+    """Row and column of `DeepSea`: one-hots (N, 2 * SEA + 1) -> (N,)."""
+    return obs[:, : SEA + 1].argmax(1) * SEA + obs[:, SEA + 1 :].argmax(1)
 
 
 SEA = 20
@@ -103,9 +106,10 @@ TASKS = {
         steps=30_000,
         cells=maze_cells,
         reachable=lambda: len(envs.explore.maze_reachable()),
+        settings=("train.updates_per_step=0.2",),
     ),
     "deep_sea": Task(  # 500 episodes; after r of its rows r + 1 columns can be stood on
-        env=("env.id=worldmodels/DeepSea-v0", f"env.kwargs={{size: {SEA}}}"),
+        env=("env.id=worldmodels/DeepSea-v0", f"env.kwargs={{size: {SEA}, one_hot: true}}"),
         steps=500 * SEA,
         cells=sea_cells,
         reachable=lambda: sum(min(row + 1, SEA) for row in range(SEA + 1)),
@@ -118,7 +122,9 @@ def explore(task: Task, method: str, seed: int, steps: int, folder: Path, settin
     if method == "random":
         return random_episodes(task, seed, steps)
     resume = (folder / "LATEST").exists()
-    lines = [*task.env, *COMMON, f"agent.acquisition.name={method}", *settings, f"steps={steps}", f"seed={seed}"]
+    own = [line for line in task.settings if line.split("=")[0] not in {s.split("=")[0] for s in settings}]
+    name = f"agent.acquisition.name={method}"
+    lines = [*task.env, *COMMON, *own, name, *settings, f"steps={steps}", f"seed={seed}"]
     options = load_options([f"run={folder}", "resume=true", f"steps={steps}"] if resume else [*lines, f"run={folder}"])
     torch.set_num_threads(1)
     with open_run(options) as run, Logger(run) as logger, VectorEnv(options.env, 1) as environments:

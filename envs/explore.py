@@ -20,14 +20,20 @@ class DeepSea(gymnasium.Env):
 
     Every step to the right costs 0.01 / size, the last cell on the right gives 1. Which of the two actions goes right
     is drawn once for every cell, from `layout`. A policy that acts at random finds the reward once in 2 ** size
-    episodes. The observation is (row, column), scaled to [-1, 1].
+    episodes. The observation is (row, column), scaled to [-1, 1], or both as one-hots.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, size: int = 10, layout: int = 0) -> None:
-        """size: rows and columns. layout: seed of the actions' meaning."""
-        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    def __init__(self, size: int = 10, layout: int = 0, *, one_hot: bool = False) -> None:
+        """size: rows and columns. layout: seed of the actions' meaning.
+
+        one_hot: observe 2 * size + 1 numbers, of which that of the row and that of the column are 1 and the rest 0:
+        what is true of one column then says nothing about the next.
+        """
+        low, width = (0, 2 * size + 1) if one_hot else (-1, 2)
+        self.observation_space = spaces.Box(low, 1, (width,), np.float32)
+        self._one_hot = one_hot
         self.action_space = spaces.Discrete(2)
         self._size = size
         self._right = np.random.default_rng(layout).integers(2, size=(size, size))
@@ -53,6 +59,10 @@ class DeepSea(gymnasium.Env):
         return self._observe(), reward, over, False, {}
 
     def _observe(self) -> np.ndarray:
+        if self._one_hot:
+            seen = np.zeros(2 * self._size + 1, dtype=np.float32)
+            seen[[self._row, self._size + 1 + self._column]] = 1
+            return seen
         place = np.array([self._row, self._column]) / max(1, self._size)
         return (2 * place - 1).astype(np.float32)
 

@@ -113,29 +113,41 @@ def build_bonus(options: AcquisitionOptions, world_model: WorldModel) -> "Bonus 
         weight=options.weight,
         reward=options.reward,
         normalize=options.normalize,
+        center=options.center,
         quantile=options.quantile,
     )
 
 
 class Bonus(nn.Module):
-    """weight * score / scale, to be added to `reward` times the imagined reward.
+    """weight * (score - mean) / scale, to be added to `reward` times the imagined reward.
 
     scale: running standard deviation of the scores, or 1 without `normalize`, so that a weight means the same while
-    the scores fade. quantile: imagined steps whose score exceeds this quantile of the scores of real ones are not
-    trusted, nor is what follows them (1: all are); returns end before them with the value of the last trusted state.
+    the scores fade. mean: running mean of the scores with `center`, or 0: what every step scores teaches a critic
+    nothing, and hides from it where more is to be had. quantile: imagined steps whose score exceeds this quantile of
+    the scores of real ones are not trusted, nor is what follows them (1: all are); returns end before them with the
+    value of the last trusted state.
     """
 
     scale: Tensor
     threshold: Tensor
+    mean: Tensor | None
 
     def __init__(
-        self, acquisition: Acquisition, *, weight: float, reward: float, normalize: bool, quantile: float = 1.0
+        self,
+        acquisition: Acquisition,
+        *,
+        weight: float,
+        reward: float,
+        normalize: bool,
+        center: bool = False,
+        quantile: float = 1.0,
     ) -> None:
         super().__init__()
         self.acquisition = acquisition
         self.weight, self.reward, self.normalize, self.quantile = weight, reward, normalize, quantile
         self.register_buffer("scale", torch.zeros(()))
         self.register_buffer("threshold", torch.full((), torch.inf))
+        self.register_buffer("mean", torch.zeros(()) if center else None)
 
     def forward(self, rollout: Rollout) -> Tensor:
         """What is added to the imagined reward, (B, H); the change of the reward's own weight is part of it."""
@@ -144,7 +156,8 @@ class Bonus(nn.Module):
     def apply_to(self, rollout: Rollout, ranks: Ranks = ALONE) -> tuple[Rollout, Tensor | None]:
         """The rollout with its new reward, and which steps are trusted: (B, H) bool, None for all. Moves the scale."""
         score = self.acquisition(rollout)  # (B, H)
-        self.scale.copy_(self._followed(self.scale, ranks.gather(score.detach()).std(), self.scale == 0))
+        for name, value in self._moments(ranks.gather(score.detach())).items():
+            getattr(self, name).copy_(value)
         trusted = None if self.quantile == 1 else self._trusted(score)
         return replace(rollout, reward=rollout.reward + self._addition(rollout, score)), trusted
 
@@ -160,7 +173,7 @@ class Bonus(nn.Module):
         states: (B, T+1), the posterior states of `batch`. scale: let the scale follow the scores of these steps, for
         agents without a policy that imagines any.
         """
-        acquisition, scale = self.acquisition, scale and self.normalize
+        acquisition, scale = self.acquisition, scale and (self.normalize or self.mean is not None)
         learner = self.acquisition if isinstance(self.acquisition, Learns) else None
         if not (scale or self.quantile < 1 or learner is not None):
             return None
@@ -170,7 +183,7 @@ class Bonus(nn.Module):
             with torch.no_grad():
                 score = ranks.gather(acquisition(observed.rollout)[observed.mask])
                 if scale:
-                    moved["scale"] = self._followed(self.scale, score.std(), self.scale == 0)
+                    moved |= self._moments(score)
                 if self.quantile < 1:
                     new = torch.quantile(score, self.quantile)
                     moved["threshold"] = self._followed(self.threshold, new, torch.isinf(self.threshold))
@@ -178,7 +191,7 @@ class Bonus(nn.Module):
 
     @torch.no_grad()
     def accept(self, moved: Mapping[str, Tensor]) -> str | None:
-        """Move scale and threshold to what a lesson says, or leave both and say what is not finite."""
+        """Move scale, mean and threshold to what a lesson says, or leave all and say what is not finite."""
         bad = [name for name, value in moved.items() if not bool(torch.isfinite(value))]
         if bad:
             return f"{bad[0]} of the acquisition's scores of real steps"
@@ -197,7 +210,14 @@ class Bonus(nn.Module):
     def _addition(self, rollout: Rollout, score: Tensor) -> Tensor:
         known = self.scale.clamp(min=MIN_SCALE)
         scale = torch.where(self.scale > 0, known, 1.0) if self.normalize else 1.0
+        score = score if self.mean is None else score - self.mean
         return self.weight * score / scale + (self.reward - 1) * rollout.reward
+
+    def _moments(self, score: Tensor) -> dict[str, Tensor]:
+        """What scale and mean become once they have followed these scores."""
+        first = self.scale == 0
+        moved = {"scale": self._followed(self.scale, score.std(), first)}
+        return moved if self.mean is None else moved | {"mean": self._followed(self.mean, score.mean(), first)}
 
     @staticmethod
     def _followed(old: Tensor, new: Tensor, first: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.agent import Carry
 from agents.collector import Collector, random_actions
 from envs.options import EnvOptions
 from envs.vector import VectorEnv
@@ -128,3 +129,45 @@ def test_random_actions_are_uniform_and_encoded(kind):
     for block in torch.from_numpy(actions).split(spec.classes, -1):
         assert (block.sum(-1) == 1).all()
         assert (block.mean(0) - 1 / block.shape[-1]).abs().max() < 0.02
+
+
+class Resting:
+    """Says zero at every step, and remembers what it is told that it did."""
+
+    def __init__(self):
+        self.told = []
+
+    def initial_carry(self, batch):
+        return Carry(None, None)
+
+    def act(self, obs, carry, is_first, *, deterministic):
+        self.told.append((bool(is_first[0]), None if carry.action is None else carry.action[0].tolist()))
+        action = np.zeros((len(is_first), 2), dtype=np.float32)
+        return action, Carry(None, torch.from_numpy(action))
+
+
+def test_who_wanders_repeats_one_random_action_and_is_told_what_was_done():
+    with VectorEnv(EnvOptions(id="worldmodels/Maze-v0"), 1) as envs:
+        replay, agent = Replay(envs.obs_specs, 2, capacity=6000, streams=1), Resting()
+        collector = Collector(agent, envs, replay, seed=0, rng=np.random.default_rng(1), wander=0.05, stretch=6.0)
+        run(collector, 5_000)
+    runs, wandering = [], 0
+    for episode in replay.iter_episodes():
+        done = episode["action"]
+        new = np.append(True, (done[1:] != done[:-1]).any(1))
+        lengths = np.diff(np.append(np.flatnonzero(new), len(done)))
+        moving = done[np.flatnonzero(new)].any(1)
+        wandering += int(lengths[moving].sum())
+        runs += lengths[moving & (np.flatnonzero(new) + lengths < len(done))].tolist()  # the end of an episode cuts
+    assert 4.8 < np.mean(runs) < 7.2 and max(runs) > 15
+    assert 0.17 < wandering / 5_000 < 0.30  # 0.05 of the steps at rest begin 6 steps: 6 / (6 + 20) = 0.23
+    stored = [a.tolist() for episode in replay.iter_episodes() for a in episode["action"]]
+    told = [action for first, action in agent.told if not first]
+    kept = [a for k, a in enumerate(stored) if (k + 1) % 100]  # the last action of an episode is told to nobody
+    assert told == kept[: len(told)] and len(told) > 4_900
+
+
+def test_without_wandering_no_random_number_is_drawn(collector):
+    before = collector.rng.bit_generator.state
+    run(collector, 20)
+    assert collector.rng.bit_generator.state == before

@@ -34,12 +34,15 @@ def tensors(folder):
 
 @pytest.mark.parametrize("name", ["information_gain", "rnd"])
 def test_an_interrupted_exploration_goes_on_as_if_it_had_not_been(tmp_path, name):
-    change = f"agent.acquisition.name={name}"
-    run(tmp_path / "whole", change)
-    run(tmp_path / "parts", change, steps=40)
-    run(tmp_path / "parts", change, resume=True)
+    changes = [f"agent.acquisition.name={name}"]
+    if name == "information_gain":
+        changes += ["agent.acquisition.center=true", "agent.explorer.wander=0.2"]
+    run(tmp_path / "whole", *changes)
+    run(tmp_path / "parts", *changes, steps=40)
+    run(tmp_path / "parts", *changes, resume=True)
     whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
-    assert "bonus/scale" in whole and ("bonus_optimizer" in load(tmp_path / "whole").parts) == (name == "rnd")
+    assert "bonus/scale" in whole and ("bonus/mean" in whole) == (name == "information_gain")
+    assert ("bonus_optimizer" in load(tmp_path / "whole").parts) == (name == "rnd")
     assert whole.keys() == parts.keys()
     assert not [key for key in whole if not torch.equal(whole[key], parts[key])]
 

@@ -54,10 +54,16 @@ def test_random_actions_find_the_seas_reward_once_in_two_to_the_size():
 
 
 def test_cells_of_the_sea_are_told_apart():
-    places = {
-        tuple(row) for k in range(60) for row in play(DeepSea(20), np.random.default_rng(k).integers(2, size=20))[0]
-    }
-    assert len(set(sea_cells(np.array(sorted(places))).tolist())) == len(places) <= TASKS["deep_sea"].reachable()
+    places, seen = [], []
+    for k in range(60):
+        actions = np.random.default_rng(k).integers(2, size=20)
+        places += play(DeepSea(20), actions)[0].tolist()
+        seen += play(DeepSea(20, one_hot=True), actions)[0].tolist()
+    assert np.array(seen).shape == (60 * 21, 41) and set(np.array(seen).sum(1)) == {2}
+    cells = sea_cells(np.array(seen))
+    rows = np.rint((np.array(places) + 1) / 2 * 20)
+    assert (cells == rows[:, 0] * 20 + rows[:, 1]).all(), "both ways to look say the same"
+    assert len(set(cells.tolist())) <= TASKS["deep_sea"].reachable()
 
 
 def test_no_step_of_the_maze_crosses_a_wall_and_every_cell_can_be_reached_in_time():

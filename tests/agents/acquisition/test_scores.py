@@ -246,6 +246,23 @@ def test_bonus_weighs_scales_and_leaves_the_reward_its_share():
     assert float(shaped.reward.std()) == pytest.approx(1, rel=0.05), "the scale follows scores that fade"
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_centred_bonus_is_zero_in_the_mean_and_keeps_what_tells_steps_apart(normalize):
+    variance = torch.rand(6, 5, 3) + 4
+    zero = torch.zeros(6, 5)
+    rollout = Rollout(State(torch.zeros(6, 6, 1), torch.zeros(6, 6, 3)), zero, zero, zero, zero)
+    rollout = replace(rollout, epistemic_variance=variance)
+    score = disagreement(rollout)
+    bonus = Bonus(disagreement, weight=2.0, reward=1.0, normalize=normalize, center=True)
+    shaped, _ = bonus.apply_to(rollout)
+    expected = 2 * (score - score.mean()) / (score.std() if normalize else 1)
+    torch.testing.assert_close(shaped.reward, expected, rtol=1e-4, atol=1e-4)
+    faded = replace(rollout, epistemic_variance=variance * 0.01)
+    for _ in range(2_000):
+        shaped, _ = bonus.apply_to(faded)
+    assert abs(float(shaped.reward.mean())) < 0.01 * float(shaped.reward.std()), "the mean follows scores that fade"
+
+
 def test_steps_beyond_the_datas_quantile_are_not_trusted_nor_is_what_follows():
     bonus = Bonus(disagreement, weight=0.0, reward=1.0, normalize=False, quantile=0.9)
     variance = torch.tensor([[0.1, 0.2, 5.0, 0.1], [0.1, 0.1, 0.1, 0.1]]).unsqueeze(-1)
