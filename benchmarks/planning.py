@@ -1,6 +1,6 @@
 """How long does one plan take, at the sizes that two other planners were measured at?
 
-    python -m benchmarks.planning [--repeats N] [--threads N]
+    python -m benchmarks.planning [--repeats N] [--threads N] [--beside-mbrl]
 
 W4: MPPI, 512 samples (24 more from a policy) x 6 iterations x 3 steps, networks of TD-MPC2's 5 M parameters: latent and
 hidden layers of 512, rewards and values in 101 bins, the mean of two critics at the policy's action at the end.
@@ -9,13 +9,14 @@ is drawn anew at every step: 525,000 member transitions (a few more: the last it
 
 Prints the median and the range over the repeats, after two warm-ups, for single and for half precision (bfloat16), and
 the rate of a plain matrix product on the same machine at the same moment, without which the times mean nothing: the
-products of a plan, counted as they run, would take that long at that rate.
+products of a plan, counted as they run, would take that long at that rate. `--beside-mbrl` times W5 in mbrl-lib too, in
+the same process.
 """  # noqa: D205, D415
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -23,8 +24,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.planners import CEM, MPPI, GaussianPlans, Objective, Planner, member_imagine
+from benchmarks import beside_mbrl
 from worldmodels.distributions import GaussianFamily
 from worldmodels.dynamics.ensemble import Ensemble
+from worldmodels.errors import ConfigError
 from worldmodels.nets import mlp
 from worldmodels.types import Rollout, State
 
@@ -136,12 +139,17 @@ def products(call: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
+    parser.add_argument("--beside-mbrl", action="store_true", help="W5 in mbrl-lib too, if it is installed")
+    args = parser.parse_args(argv)
+    try:
+        theirs = beside_mbrl.plan() if args.beside_mbrl else None
+    except ConfigError as error:
+        parser.error(str(error))
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     print(f"{args.threads} threads, torch {torch.__version__}; median (least to most) of {args.repeats}")
@@ -164,6 +172,9 @@ def main() -> None:
                 f"goal {GOAL[work]:.3f}, elsewhere {PEER[f'{work} {name}']}; "
                 f"products {least * middle:.1f} GFLOP, {least:.3f} s at that rate: {least / took:.0%}"
             )
+    if theirs is not None:
+        times = seconds(theirs, args.repeats)
+        print(f"W5 in mbrl-lib, float32: {statistics.median(times):.3f} s ({min(times):.3f} to {max(times):.3f})")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The benchmark of plans: what it counts is what runs, and both of its planners plan."""
 
+import sys
+
 import pytest
 import torch
 
-from benchmarks.planning import products, seconds, w4, w5
+from benchmarks.planning import main, products, seconds, w4, w5
 
 
 def test_products_are_two_operations_for_each_multiply_add_and_nothing_else():
@@ -26,3 +28,10 @@ def test_both_planners_plan_at_the_sizes_that_are_said(build):
     assert sum(shape[1] for shape in plans) == planner.search.samples * planner.search.iterations + 1
     assert planner.objective.of(state)(found.plan.unsqueeze(1)).isfinite().all()
     assert len(seconds(lambda: None, 3)) == 3
+
+
+def test_a_peer_that_is_not_installed_is_named_with_its_command(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mbrl.models", None)
+    with pytest.raises(SystemExit):
+        main(["--beside-mbrl"])
+    assert "pip install mbrl" in capsys.readouterr().err.splitlines()[-1]
