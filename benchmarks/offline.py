@@ -17,7 +17,7 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,9 +111,9 @@ def measure(env: str, seed: int, folder: Path, args: argparse.Namespace) -> dict
     else:
         found = {"online": online_agent(folder, common, args.online)}
         data = played(folder / "early", folder / "medium", args.transitions, seed)
-    for name, lines in METHODS.items():
+    for name in chosen(args.methods, METHODS):
         run = folder / f"{data.name} {name}".replace(" ", "-")
-        found[name] = trained(run, *common, f"data={data}", f"steps={args.steps or STEPS[env]}", *lines)
+        found[name] = trained(run, *common, f"data={data}", f"steps={args.steps or STEPS[env]}", *METHODS[name])
         print(f"{env}, seed {seed}, {name}: {found[name]:,.1f} (online {found['online']:,.1f})", flush=True)
     return found
 
@@ -132,6 +132,15 @@ def table(env: str, rows: Sequence[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def chosen(names: str | None, known: Iterable[str]) -> list[str]:
+    """The names that are asked for, all if none are. Raises: SystemExit: one that is not known."""
+    wanted = names.split(",") if names else list(known)
+    unknown = set(wanted) - set(known)
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return wanted
+
+
 def parser_of(description: str | None, seeds: str) -> argparse.ArgumentParser:
     """The arguments that every benchmark of fixed data takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,6 +148,7 @@ def parser_of(description: str | None, seeds: str) -> argparse.ArgumentParser:
     parser.add_argument("--transitions", type=int, default=10_000)
     parser.add_argument("--steps", type=int, help="of each run from data, as docs/configuration.md counts them")
     parser.add_argument("--online", type=int, default=1_000, help="steps of the online agent of Pendulum")
+    parser.add_argument("--methods", help="these alone, comma-separated: plain dream, pessimism, ...")
     parser.add_argument("--folder", type=Path, help="runs are kept here, and not repeated")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every run")
     return parser

@@ -75,7 +75,10 @@ class Dreams:
         if batch < 1 or (horizon is not None and horizon < 1):
             raise ConfigError(f"a dream needs at least one copy and one step, got {batch} and a horizon of {horizon}")
         if epistemic_limit is not None and world_model.ensemble is None:
-            raise ConfigError("truncation by uncertainty needs a world model with an ensemble, and this one has none")
+            raise ConfigError(
+                "truncation by uncertainty needs a world model with an ensemble, and this one has none: train it with "
+                "world_model.ensemble.members=5"
+            )
         if starts is not None and starts.z.shape[0] == 0:
             raise ConfigError("a dream needs states to begin from, got none")
         self.starts = starts
