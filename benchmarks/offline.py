@@ -40,8 +40,8 @@ METHODS = {
 """Name -> settings of a run that learns from data."""
 RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 """Mean return of uniform actions over 200 episodes, environment and action space seeded by 0 to 199."""
-STEPS = {"pendulum": 400, "cartpole": 2_000}
-"""Steps of each run from data: 1,500 and 1,200 updates."""
+STEPS = {"pendulum": 250, "cartpole": 2_000}
+"""Steps of each run from data: 1,050 and 1,200 updates."""
 EARLY = 400
 """Online steps after which the agent of the medium data was stopped: two episodes, the first of them by chance."""
 How = Literal["random", "explored", "best"]
