@@ -2,9 +2,9 @@
 
     python -m benchmarks.offline [--seeds 100,101] [--tasks pendulum,cartpole] [--folder DIR]
 
-Two data sets of `--transitions` steps. Pendulum, medium: episodes of an agent that was stopped after 400 online steps,
-with its own exploration. CartPole, mixed: what an online run of that many steps collected from its first random step
-on; it is the online agent to be compared with, too.
+Two data sets of `--transitions` steps. Pendulum, medium: the online agent as it explores, with chance in its place at half
+of the steps. CartPole, mixed: what an online run of that many steps collected from its first random step on; it is the
+online agent to be compared with, too.
 On each, from the data alone: the policy in the plain dream, the same with pessimism (reward minus sigma, in standard
 deviations of it), the same where dreams end at the 0.99 quantile of the data's sigma, and behaviour cloning. The last
 agent of a run counts, not the best of its evaluations. Prints for every method the mean over 100 fresh episodes, for
@@ -14,7 +14,6 @@ as soon as it is finished: the same command goes on where it was stopped.
 
 import argparse
 import json
-import shutil
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -42,10 +41,8 @@ RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 """Mean return of uniform actions over 200 episodes, environment and action space seeded by 0 to 199."""
 STEPS = {"pendulum": 250, "cartpole": 2_000}
 """Steps of each run from data: 1,050 and 1,200 updates."""
-EARLY = 400
-"""Online steps after which the agent of the medium data was stopped: two episodes, the first of them by chance."""
-How = Literal["random", "explored", "best"]
-"""Who plays a data set: chance; an agent as it explores while training; the same by its best action alone."""
+How = Literal["random", "half", "explored", "best"]
+"""Who plays a data set: chance; by a coin at each step chance or an agent; the agent as it explores; its best action."""
 
 
 def trained(run: Path, *lines: str) -> float:
@@ -55,16 +52,6 @@ def trained(run: Path, *lines: str) -> float:
         if wm(["train", f"run={run}", *settings]) != 0:
             raise SystemExit(f"{run} failed")
     return float(json.loads((run / EVALUATION_FILE).read_text())["mean"])
-
-
-def grown(early: Path, run: Path, *lines: str) -> float:
-    """Go on with a copy of the run `early` under these settings; return the mean of its last evaluation."""
-    if not run.exists():
-        shutil.copytree(early, run)
-        (run / EVALUATION_FILE).unlink()
-    if not (run / EVALUATION_FILE).is_file() and wm(["train", "resume=true", f"run={run}", *lines]) != 0:
-        raise SystemExit(f"{run} failed")
-    return trained(run)
 
 
 class _Best:
@@ -81,25 +68,20 @@ class _Best:
         return self._agent.act(*args, **{**kwargs, "deterministic": True})
 
 
-def played(run: Path, folder: Path, transitions: int, seed: int, how: How = "explored") -> Path:
+def played(run: Path, folder: Path, transitions: int, seed: int, how: How) -> Path:
     """Whole episodes of a run's agent as a data folder, at least `transitions` steps; once."""
     if folder.exists():
         return folder
+    rng = np.random.default_rng(seed)
     agent: Any = Agent.load(run, which="latest")
     with VectorEnv(agent.env_options, 1) as envs:
         replay = Replay(envs.obs_specs, envs.action_spec.size, capacity=2 * transitions + 2000)
         actor = _Best(agent) if how == "best" else agent
-        collector = Collector(actor, envs, replay, seed=seed, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
+        collector = Collector(actor, envs, replay, seed=seed, rng=rng)  # type: ignore[arg-type]
         while len(replay) < transitions or not collector.idle:
             collector.draining = len(replay) >= transitions
-            collector.step(random=how == "random")
+            collector.step(random=how == "random" or (how == "half" and rng.random() < 0.5))
     return write_data(folder, replay.iter_episodes(), agent)
-
-
-def online_agent(folder: Path, common: Sequence[str], steps: int) -> float:
-    """Train `early` and, from there on, `online` in the folder; return what the latter reaches."""
-    trained(folder / "early", *common, f"steps={EARLY}")
-    return grown(folder / "early", folder / "online", f"steps={steps}")
 
 
 def measure(env: str, seed: int, folder: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -109,8 +91,8 @@ def measure(env: str, seed: int, folder: Path, args: argparse.Namespace) -> dict
         data = folder / "mixed"
         found = {"online": trained(data, *common, f"steps={args.transitions}")}
     else:
-        found = {"online": online_agent(folder, common, args.online)}
-        data = played(folder / "early", folder / "medium", args.transitions, seed)
+        found = {"online": trained(folder / "online", *common, f"steps={args.online}")}
+        data = played(folder / "online", folder / "medium", args.transitions, seed, "half")
     for name in chosen(args.methods, METHODS):
         run = folder / f"{data.name} {name}".replace(" ", "-")
         found[name] = trained(run, *common, f"data={data}", f"steps={args.steps or STEPS[env]}", *METHODS[name])
