@@ -2,9 +2,9 @@
 
     python -m benchmarks.offline [--seeds 100,101] [--tasks pendulum,cartpole] [--folder DIR]
 
-Two data sets of `--transitions` steps. Pendulum, medium: the online agent as it explores, with chance in its place at half
-of the steps. CartPole, mixed: what an online run of that many steps collected from its first random step on; it is the
-online agent to be compared with, too.
+Two data sets of `--transitions` steps. Pendulum, medium: the online agent as it explores, with chance in its place at
+half of the steps. CartPole, mixed: what an online run of that many steps collected from its first random step on; it is
+the online agent to be compared with, too.
 On each, from the data alone: the policy in the plain dream, the same with pessimism (reward minus sigma, in standard
 deviations of it), the same where dreams end at the 0.99 quantile of the data's sigma, and behaviour cloning. The last
 agent of a run counts, not the best of its evaluations. Prints for every method the mean over 100 fresh episodes, for
@@ -42,7 +42,7 @@ RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 STEPS = {"pendulum": 250, "cartpole": 2_000}
 """Steps of each run from data: 1,050 and 1,200 updates."""
 How = Literal["random", "half", "explored", "best"]
-"""Who plays a data set: chance; by a coin at each step chance or an agent; the agent as it explores; its best action."""
+"""Who plays: chance; by a coin at each step chance or an agent; the agent as it explores; its best action alone."""
 
 
 def trained(run: Path, *lines: str) -> float:
