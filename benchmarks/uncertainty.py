@@ -11,6 +11,7 @@ pixels, two frames at a time, and forecasts are of latents.
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -33,7 +34,7 @@ from worldmodels.seeding import derive, forked
 from worldmodels.types import Batch
 from worldmodels.uncertainty import Calibration, interval_report, join, known_noise, open_loop, pooled_spearman
 from worldmodels.uncertainty.toy import CONTEXT, LATENT, visit_slope
-from worldmodels.uncertainty.trust import OpenLoop, spearman_by_horizon
+from worldmodels.uncertainty.trust import HORIZONS, OpenLoop, spearman_by_horizon
 from worldmodels.world_model import WorldModel
 
 STEPS = 200
@@ -168,13 +169,33 @@ def judge(model: WorldModel, seed: int, *, pixels: bool = False) -> dict[str, Op
     return found
 
 
-def forecast(seed: int, updates: int, settings: Sequence[str] = (), *, pixels: bool = False) -> dict[str, float]:
+def draw(sets: dict[str, OpenLoop], file: Path) -> None:
+    """What was claimed against what happened, every start a point, one panel for each horizon."""
+    import matplotlib.pyplot as plt  # half a second that the figures do not pay
+
+    figure, panels = plt.subplots(1, len(HORIZONS), figsize=(13, 3.6), constrained_layout=True)
+    for panel, h in zip(panels, HORIZONS, strict=True):
+        for name, result in sets.items():
+            rows = result.valid[:, h - 1]
+            panel.loglog(result.score[rows, h - 1], result.error[rows, h - 1], ".", markersize=2, label=name)
+        panel.set(title=f"{h} steps ahead", xlabel="epistemic standard deviation", ylabel="error")
+    panels[0].legend(markerscale=4)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def forecast(
+    seed: int, updates: int, settings: Sequence[str] = (), *, pixels: bool = False, picture: Path | None = None
+) -> dict[str, float]:
     """Every figure of one seed: rank correlations by set and horizon, controls, and intervals before and after."""
     began = process_time()
     model = fit(seed, updates, settings, pixels=pixels)
     seconds = process_time() - began
     sets = judge(model, 2 * seed, pixels=pixels)
     held_out = join(list(judge(model, 2 * seed + 1, pixels=pixels).values()))
+    if picture is not None:
+        draw(sets, picture)
     everything = join(list(sets.values()))
     counter = torch.arange(20.0).expand_as(everything.valid)
     values: dict[str, float] = {}
@@ -222,14 +243,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=seeds, default=seeds("100-102"))
     parser.add_argument("--updates", type=int, default=5000, help="updates of the world model (forecast)")
     parser.add_argument("--pixels", action="store_true", help="see Pendulum through a camera (forecast)")
+    parser.add_argument("--picture", type=Path, help="where to draw errors of the last seed (forecast)")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE of the configuration")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # settings may follow options
     torch.set_num_threads(1)
     options = load_options(["env=pendulum", *args.settings]).world_model.ensemble
     one: Callable[[int], dict[str, float]] = (
         (lambda seed: toy(options, seed))
         if args.measure == "toy"
-        else (lambda seed: forecast(seed, args.updates, args.settings, pixels=args.pixels))
+        else (lambda seed: forecast(seed, args.updates, args.settings, pixels=args.pixels, picture=args.picture))
     )
     rows = []
     for seed in args.seeds:
