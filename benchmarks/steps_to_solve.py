@@ -78,24 +78,7 @@ class Task:
     settings: tuple[str, ...] = ()
 
 
-COMMON = (
-    "evaluation.every=0",
-    "train.full_rate_steps=1000000",
-    "train.warmup_updates=500",
-    "train.updates_per_step=5",
-    "world_model.norm=false",
-    "world_model.gaussian.min_std=0.01",
-    "world_model.trunk.min_scale=0.02",
-    "world_model.recurrent.prior_layers=1",
-    "world_model.ensemble.members=5",
-    "world_model.heads.layers=1",
-    "world_model.heads.bins=63",
-    "world_model.heads.limit=8.0",
-    "replay.length=12",
-    "agent.gamma=1.0",
-    "agent.planner.horizon=15",
-    "agent.planner.iterations=4",
-)
+COMMON = ("evaluation.every=0", "train.warmup_updates=400", "world_model.ensemble.members=5")
 TASKS = {
     "pendulum": Task(
         env="pendulum",
@@ -106,7 +89,7 @@ TASKS = {
         goal=500,
         published="PETS 5,600; Gaussian process 46",
         reward=pendulum_reward,
-        settings=("world_model.gaussian.size=4",),
+        settings=("train.updates_per_step=4", "world_model.norm=false", "agent.planner.samples=64"),
     ),
     "cartpole-swing-up": Task(
         env="cartpole-swing-up",
@@ -117,7 +100,7 @@ TASKS = {
         goal=300,
         published="PETS 1,625; Gaussian process 131",
         reward=swing_up_reward,
-        settings=("train.every=25", "world_model.gaussian.size=5"),
+        settings=("train.updates_per_step=8", "train.full_rate_steps=50"),
     ),
     "reacher": Task(
         env="reacher",
@@ -128,7 +111,7 @@ TASKS = {
         goal=400,
         published="PETS 700; Gaussian process 251",
         reward=reacher_reward,
-        settings=("train.every=25", "world_model.gaussian.size=10"),
+        settings=("train.updates_per_step=6", "train.full_rate_steps=100"),
     ),
 }
 

@@ -15,7 +15,7 @@ from agents.planners.icem import ICEM
 from agents.planners.members import member_imagine
 from agents.planners.mppi import MPPI
 from agents.planners.objective import Imagine, Objective
-from agents.planners.planner import Planner
+from agents.planners.planner import Planner, Proposals
 from agents.planners.plans import PlanFamily, plan_family
 from agents.planners.search import Search
 from worldmodels.errors import ConfigError
@@ -53,7 +53,7 @@ def build_planner(
         proposals=_proposals(world_model, policy, own.proposals) if learned and own.proposals else None,
         noise=own.noise,
         curiosity=None if curious is None else _objective(options, world_model, policy, curious),
-        prepare=_members_plans(world_model, search, options.gamma, task) if isinstance(task, TaskAware) else None,
+        scouts=_members_plans(world_model, search, options.gamma, task) if isinstance(task, TaskAware) else None,
     )
 
 
@@ -80,18 +80,23 @@ def _objective(
     )
 
 
-def _members_plans(world_model: WorldModel, search: Search, gamma: float, task: TaskAware) -> Callable[[State], None]:
-    """Let every member look for its own best plan from where the agent is; `task` then looks where these plans lead."""
+def _members_plans(world_model: WorldModel, search: Search, gamma: float, task: TaskAware) -> Proposals:
+    """Let every member look for its own best plan from where the agent is; `task` then looks where these plans lead.
+
+    The plans themselves are candidates (B, K, H, A) of the search for what to explore.
+    """
     objective = Objective(partial(led_rollouts, world_model), gamma)
 
-    def prepare(state: State) -> None:
+    def scout(state: State, horizon: int) -> Tensor:
         assert world_model.ensemble is not None  # the acquisition was not built without
-        own = state.repeat(world_model.ensemble.members)  # (K B, ...), member after member
-        belief = search.family.initial(own.z.shape[0], task.horizon, own.z.device)
+        members = world_model.ensemble.members
+        own = state.repeat(members)  # (K B, ...), member after member
+        belief = search.family.initial(own.z.shape[0], horizon, own.z.device)
         found = search(objective.of(own), belief, search.family.draw(belief, search.kept))
-        task.follow(led_rollouts(world_model, own, found.plan, task.horizon))
+        task.follow(led_rollouts(world_model, own, found.plan, horizon))
+        return found.plan.unflatten(0, (members, -1)).transpose(0, 1)  # (B, K, H, A)
 
-    return prepare
+    return scout
 
 
 def _check_alone(bonus: Bonus) -> None:

@@ -27,8 +27,8 @@ class Planner:
 
     search: the optimiser. objective: what a plan is worth. horizon: H. proposals: further candidates. noise: added to
     actions that explore (a standard deviation, or the chance of a uniform action). curiosity: what a plan is worth
-    while exploring, where that is something else. prepare: called with the states that plans begin in, before one that
-    explores is looked for.
+    while exploring, where that is something else. scouts: proposals of the same kind while exploring alone; what they
+    found on the way may change what `curiosity` is after.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Planner:
         proposals: Proposals | None = None,
         noise: float = 0.0,
         curiosity: Objective | None = None,
-        prepare: Callable[[State], None] | None = None,
+        scouts: Proposals | None = None,
     ) -> None:
         self.search, self.objective, self.horizon = search, objective, horizon
         self.proposals, self.noise = proposals, noise
-        self.curiosity, self.prepare = curiosity or objective, prepare
+        self.curiosity, self.scouts = curiosity or objective, scouts
 
     def act(
         self, state: State, memory: PlanMemory | None, *, deterministic: bool, is_first: Tensor | None = None
@@ -57,11 +57,11 @@ class Planner:
         """
         with torch.inference_mode(False), torch.no_grad():  # evaluation forbids gradients, which some searches need
             state = state.map(torch.clone)
-            if self.prepare is not None and not deterministic:
-                self.prepare(state)
             belief, extra = self._begin(state, memory, is_first)
             if self.proposals is not None:
                 extra = torch.cat([extra, self.proposals(state, self.horizon)], 1)
+            if self.scouts is not None and not deterministic:
+                extra = torch.cat([extra, self.scouts(state, self.horizon)], 1)
             objective = self.objective if deterministic else self.curiosity
             found = self.search(objective.of(state), belief, extra)
             action = found.plan[:, 0]

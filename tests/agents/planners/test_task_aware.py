@@ -67,7 +67,7 @@ class Fork:
 
 def explored(name, model, starts=3):
     """Where plans that explore lead from the origin: the last latent (starts, 2)."""
-    bonus = build_bonus(AcquisitionOptions(name=name, reward=0.0, width=0.15, task_horizon=4), model)
+    bonus = build_bonus(AcquisitionOptions(name=name, reward=0.0, width=0.15), model)
     planner = build_planner(OPTIONS, model, None, ACTION, bonus)
     torch.manual_seed(0)
     state, memory = State(torch.zeros(starts, 4), torch.zeros(starts, 2)), None
@@ -86,7 +86,7 @@ def test_only_differences_on_the_way_to_the_reward_count(goal):
 def test_places_that_count_are_those_of_each_members_own_best_plan():
     """Straight to the goal, half a unit a step; member 0 is carried off to one side, member 1 to the other."""
     model = Fork(apart=0.6)
-    bonus = build_bonus(AcquisitionOptions(name="task_aware", task_horizon=4), model)
+    bonus = build_bonus(AcquisitionOptions(name="task_aware"), model)
     planner = build_planner(OPTIONS, model, None, ACTION, bonus)
     torch.manual_seed(0)
     starts = State(torch.zeros(2, 4), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))  # on both sides of the goal at (2, 0)
