@@ -31,9 +31,8 @@ from worldmodels.world_model import WorldModel
 
 FIRST_SEED = 100
 METHODS = ("random", "greedy", "disagreement", "information_gain", "task_aware")
-EPISODES = 5
-"""Of each evaluation; episode k is reset with EVALUATION_SEED + k in every one, and no episode is learned from."""
-EVALUATION_SEED = 10_000
+EPISODES = 10
+"""Of each evaluation, with seeds of their own; no episode of them is learned from."""
 
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Observations reached (..., N) and actions in [-1, 1] (..., A) -> rewards (...)."""
@@ -78,18 +77,31 @@ class Task:
     settings: tuple[str, ...] = ()
 
 
-COMMON = ("evaluation.every=0", "train.warmup_updates=400", "world_model.ensemble.members=5")
+COMMON = (
+    "evaluation.every=0",
+    "world_model.ensemble.members=5",
+    "world_model.trunk.min_scale=0.02",
+    "agent.gamma=1",
+    "agent.acquisition.width=0.2",
+)
 TASKS = {
     "pendulum": Task(
         env="pendulum",
         threshold=-200.0,
-        warmup=200,
+        warmup=100,
         every=100,
         budget=600,
         goal=500,
         published="PETS 5,600; Gaussian process 46",
         reward=pendulum_reward,
-        settings=("train.updates_per_step=4", "world_model.norm=false", "agent.planner.samples=64"),
+        settings=(
+            "world_model.temporal_prior=markov",
+            "world_model.norm=false",
+            "train.warmup_updates=500",
+            "train.updates_per_step=4",
+            "agent.planner.horizon=25",
+            "agent.planner.samples=80",
+        ),
     ),
     "cartpole-swing-up": Task(
         env="cartpole-swing-up",
@@ -100,18 +112,18 @@ TASKS = {
         goal=300,
         published="PETS 1,625; Gaussian process 131",
         reward=swing_up_reward,
-        settings=("train.updates_per_step=8", "train.full_rate_steps=50"),
+        settings=("train.warmup_updates=400", "train.updates_per_step=8", "train.full_rate_steps=50"),
     ),
     "reacher": Task(
         env="reacher",
         threshold=-5.0,
-        warmup=100,
+        warmup=150,
         every=50,
         budget=500,
         goal=400,
         published="PETS 700; Gaussian process 251",
         reward=reacher_reward,
-        settings=("train.updates_per_step=6", "train.full_rate_steps=100"),
+        settings=("train.warmup_updates=500", "train.updates_per_step=6", "train.full_rate_steps=150"),
     ),
 }
 
@@ -162,13 +174,13 @@ def transitions(task: Task, method: str, seed: int, *, known: bool, settings: Se
                 if trainer.step >= task.warmup:
                     trainer.learn(steps)
                     if trainer.step % task.every == 0:
-                        curve.append((trainer.step, _mean_return(trainer)))
+                        curve.append((trainer.step, _mean_return(trainer, len(curve))))
     return {"solved": curve[-1][0] if curve[-1][1] >= task.threshold else None, "curve": curve}
 
 
-def _mean_return(trainer: Trainer) -> float:
-    env = trainer.options.env
-    return evaluate(trainer.agent, env, episodes=EPISODES, seed=EVALUATION_SEED, num_envs=EPISODES).mean
+def _mean_return(trainer: Trainer, number: int) -> float:
+    env, first = trainer.options.env, trainer.options.evaluation.seed + number * EPISODES
+    return evaluate(trainer.agent, env, episodes=EPISODES, seed=first, num_envs=EPISODES).mean
 
 
 def table(rows: Sequence[Row]) -> str:
