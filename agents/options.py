@@ -97,7 +97,7 @@ class AcquisitionOptions:
     normalize: divide scores by their running standard deviation. center: subtract their running mean first. quantile:
     imagined steps that score above this quantile of real ones end a return (1: none do). rate: learning rate of an
     acquisition that learns. width: of the tube around good trajectories, in units of the latent, and task_horizon:
-    their length (`task_aware`).
+    their length where a policy is followed; a planner's are as long as its plans (`task_aware`).
     """
 
     name: str = "none"

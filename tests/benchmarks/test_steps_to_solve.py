@@ -71,4 +71,4 @@ def test_the_table_shows_every_seed_and_a_median_that_is_not_reached():
         for k, n in enumerate((250, None, None))
     ]
     line = table(rows).splitlines()[-1]
-    assert "100 to 102 | 250, over 500, over 500 | over 500 | 400" in line
+    assert "100 to 102 | 250, over 400, over 400 | over 400 | 400" in line
