@@ -92,7 +92,7 @@ ROWS = {
         elsewhere="SAC-SimBa after 50,000: 845",
     ),
     "walker-walk": Row(
-        settings=("env=dmc-walker-walk", "world_model.ensemble.members=0"),
+        settings=("env=dmc-walker-walk", "world_model=markov", "world_model.ensemble.members=0"),
         bar=850.0,
         every=4_000,
         steps=40_000,
