@@ -8,6 +8,7 @@ from torch import Tensor
 
 from agents.planners.search import Score
 from agents.returns import visit_weights
+from worldmodels.errors import ConfigError
 from worldmodels.types import Rollout, State
 
 Imagine = Callable[[State, Tensor, int], Rollout]
@@ -48,7 +49,9 @@ class Objective:
     imagine: the world model. gamma: discount. value: features (..., F) -> (...), where a plan ends; None for nothing.
     bonus: rollout -> (N, H), added to the reward, weight included: plus explores, minus is pessimism. particles:
     rollouts for each plan, whose mean counts. trust: rollout -> (N, H) bool; a plan's return ends before the first
-    step that is not trusted, with the value of the state there, so it needs `value`.
+    step that is not trusted, with the value of the state there.
+
+    Raises: ConfigError: `trust` without `value`.
     """
 
     imagine: Imagine
@@ -57,6 +60,10 @@ class Objective:
     bonus: Callable[[Rollout], Tensor] | None = None
     particles: int = 1
     trust: Callable[[Rollout], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.trust is not None and self.value is None:
+            raise ConfigError("a plan that ends where it is not trusted needs a value of the state there: pass `value`")
 
     def of(self, state: State) -> Score:
         """The score of plans that begin in `state` (B, ...)."""
@@ -73,7 +80,8 @@ class Objective:
 
     def _worth(self, rollout: Rollout) -> Tensor:
         bonus, features = None if self.bonus is None else self.bonus(rollout), rollout.states.features
-        if self.trust is not None and self.value is not None:
+        if self.value is None:
+            return plan_return(rollout, self.gamma, None, bonus)
+        if self.trust is not None:
             return trusted_return(rollout, self.gamma, self.value(features), self.trust(rollout), bonus)
-        value = None if self.value is None else self.value(features[:, -1])
-        return plan_return(rollout, self.gamma, value, bonus)
+        return plan_return(rollout, self.gamma, self.value(features[:, -1]), bonus)

@@ -24,6 +24,7 @@ from agents.planners import (
     trusted_return,
 )
 from tests.agents.planners.systems import CONTINUOUS, DISCRETE, HORIZON, Linear, searches
+from worldmodels.errors import ConfigError
 from worldmodels.specs import ActionSpec, ObsSpec
 from worldmodels.types import Rollout, State
 
@@ -177,6 +178,11 @@ def test_value_counts_at_the_end_of_a_plan():
     end = system.imagine(state(), plans[:, 0], HORIZON).states.z[:, -1, 0]
     plain = Objective(system.imagine, 1.0).of(state())(plans)
     torch.testing.assert_close(objective.of(state())(plans), plain + 7 * end.unsqueeze(1))
+
+
+def test_a_plan_that_ends_early_needs_to_know_what_the_state_there_is_worth():
+    with pytest.raises(ConfigError, match="needs a value of the state there"):
+        Objective(Linear().imagine, 1.0, trust=lambda rollout: rollout.reward > 0)
 
 
 def test_particles_are_averaged():
