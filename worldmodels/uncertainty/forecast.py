@@ -1,4 +1,8 @@
-"""Many steps ahead: every member follows its own trajectory, and what one step does not know grows into the next."""
+"""Many steps ahead: every member follows its own trajectory, and what one step does not know grows into the next.
+
+The temporal prior is one more member: it was fitted by another loss with more of the network, so where it contradicts
+the ensemble there is an error that the ensemble's members may share, and cannot see.
+"""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,8 +24,8 @@ trajectories have that of the other half with the opposite sign, so that it hard
 class Forecast(NamedTuple):
     """What is expected H steps ahead, without looking. All (B, H, n); n counts the dimensions of `readout`.
 
-    mean: over members and samples. epistemic: variance between the members' means. aleatoric: mean variance within a
-    member, the decoder's own included. Their sum is the variance of the forecast.
+    mean: over samples and members, the temporal prior among them. epistemic: variance between the members' means.
+    aleatoric: mean variance within a member, the decoder's own included. Their sum is the variance of the forecast.
     """
 
     mean: Tensor
@@ -36,7 +40,7 @@ class Forecast(NamedTuple):
 
 @torch.no_grad()
 def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int = SAMPLES) -> Forecast:
-    """Follow `action` (B, H, A) from `start` (B, ...) with every member of the ensemble by itself.
+    """Follow `action` (B, H, A) from `start` (B, ...) with every member of the ensemble, and the temporal prior, alone.
 
     samples: trajectories of each member, in pairs of opposite noise (antithetic variates, Hammersley and Morton 1956).
     Random numbers come from torch's global generator. Raises: ConfigError: the model has no ensemble.
@@ -44,14 +48,18 @@ def forecast(model: "WorldModel", start: State, action: Tensor, *, samples: int 
     ensemble = model.ensemble
     if ensemble is None:
         raise ConfigError("this world model has no ensemble: train it with world_model.ensemble.members=5")
-    members, (batch, horizon) = ensemble.members, action.shape[:2]
+    same = model.family_module is None  # a transition that is a flow has no noise to share with the members
+    members, (batch, horizon) = ensemble.members + same, action.shape[:2]
     rows = members * samples * batch
     state = start.repeat(members * samples)  # (K * S * B, ...)
     states = []
     for t in range(horizon):
         context, cache = model.temporal_prior.advance(state, action[:, t].repeat(members * samples, 1))
         own = context.view(members, rows // members, -1)  # (K, S * B, D)
-        raw = ensemble.each(own, model.temporal_prior.previous(own))
+        theirs = own[: ensemble.members]
+        raw = ensemble.each(theirs, model.temporal_prior.previous(theirs))
+        if same:
+            raw = torch.cat([raw, model.temporal_prior.prior(own[-1:])])  # (K + 1, S * B, P)
         state = State(context, _shared_sample(ensemble.family, raw, samples).flatten(0, 1), cache)
         states.append((context, state.z))
     mean, noise = readout(model, State(*(torch.stack(column) for column in zip(*states, strict=True))))

@@ -36,15 +36,17 @@ def test_every_member_follows_its_own_trajectory(posterior, kind):
     model = quiet(small_model(options))
     start, plan = model.infer(window()).flatten(), plans(14, 5)
     means = []
-    for k in range(3):
+    for k in range(4):
         state, own = start, []
         for t in range(5):
             context, _ = model.temporal_prior.advance(state, plan[:, t])
-            raw = model.ensemble(context, model.temporal_prior.previous(context))[k]
+            raw = model.temporal_prior.prior(context)  # the last one
+            if k < 3:
+                raw = model.ensemble(context, model.temporal_prior.previous(context))[k]
             state = State(context, model.family.mode(raw))
             own.append(model.decode(state)["obs"].mean_u)
         means.append(torch.stack(own, 1))
-    expected = torch.stack(means)  # (K, B, H, n)
+    expected = torch.stack(means)  # (K + 1, B, H, n)
     said = forecast(model, start, plan, samples=2)
     torch.testing.assert_close(said.mean, expected.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(said.epistemic, expected.var(0, correction=0), rtol=1e-3, atol=1e-6)
@@ -58,6 +60,7 @@ def test_shared_noise_is_not_disagreement():
     model.ensemble.prior_scale = 0.0
     with torch.no_grad():
         model.ensemble.weights.copy_(model.ensemble.weights[:1].expand_as(model.ensemble.weights))
+    model.temporal_prior.prior = lambda context: model.ensemble(context, model.temporal_prior.previous(context))[0]
     said = forecast(model, model.infer(window()).flatten(), plans(14, 6))
     torch.testing.assert_close(said.epistemic, torch.zeros_like(said.epistemic), rtol=0, atol=1e-9)
     noise = readout(model, model.infer(window()))[1].square()
@@ -70,7 +73,8 @@ def test_noise_does_not_move_the_mean_of_what_is_linear():
     model.decode = lambda states: {}  # forecasts are then about the latent itself
     start, plan = model.infer(window()).flatten(), plans(14, 1)
     context, _ = model.temporal_prior.advance(start, plan[:, 0])
-    mean, std = model.family.moments(model.ensemble(context, model.temporal_prior.previous(context)))
+    members = model.ensemble(context, model.temporal_prior.previous(context))
+    mean, std = model.family.moments(torch.cat([members, model.temporal_prior.prior(context).unsqueeze(0)]))
     said = forecast(model, start, plan, samples=2)
     torch.testing.assert_close(said.mean[:, 0], mean.mean(0), rtol=1e-4, atol=1e-5)
     many = forecast(model, start, plan, samples=4000)
@@ -103,6 +107,17 @@ def test_what_came_is_read_as_the_forecast_is():
     images = small_model(obs=OBS["grey 10x10"])
     states = State(torch.zeros(5, 3, images.temporal_prior.context_size), torch.randn(5, 3, 4))
     assert torch.equal(realised(images, {}, states), states.z) and torch.equal(readout(images, states)[0], states.z)
+
+
+def test_a_transition_that_is_a_flow_is_no_member():
+    model = small_model(small_options(transition="flow"))
+    model.decode = lambda states: {}  # forecasts are then about the latent itself
+    start, plan = model.infer(window()).flatten(), plans(14, 1)
+    context, _ = model.temporal_prior.advance(start, plan[:, 0])
+    mean, _ = model.ensemble.family.moments(model.ensemble(context, model.temporal_prior.previous(context)))
+    said = forecast(model, start, plan)
+    torch.testing.assert_close(said.mean[:, 0], mean.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(said.epistemic[:, 0], mean.var(0, correction=0), rtol=1e-3, atol=1e-6)
 
 
 def test_without_an_ensemble_there_is_no_forecast():
