@@ -140,7 +140,7 @@ class Learner:
             return self._clone(states, batch)
         start = choose_starts(states, batch, agent.starts)
         range_before = self.policy.return_range.clone()
-        imagine, moments_before = partial(self.world_model.imagine, entropy=False), {}
+        imagine, moments_before = partial(self.world_model.imagine, entropy=False, sample=not agent.along_means), {}
         if self.bonus is not None:
             imagine = partial(imagine, uncertainty=True)
             moments_before = {name: value.clone() for name, value in self.bonus.named_buffers(recurse=False)}
