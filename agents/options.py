@@ -133,8 +133,9 @@ class ActorCriticOptions:
     policy's proposals and its critic at the end of each plan, `sb3` trains an algorithm of Stable-Baselines3 in the
     dream instead, `explorer` collects with a policy for `acquisition` and at the end trains one for the task, `cloning`
     imitates the data. planner, sb3, explorer: their own settings. acquisition: becomes part of the imagined reward.
-    horizon: imagined steps. along_means: imagine the mean of each next latent instead of drawing it, where the world has
-    no chance of its own and the model's width is not to be taken for it (one-hots: the mode). starts: imagined trajectories per update. gamma: discount per step. lambda_: mixing of
+    horizon: imagined steps. along_means: imagine the mean of each next latent (of one-hots the mode) instead of drawing
+    it, where the world has no chance of its own and the width of the model is not to be taken for it. starts: imagined
+    trajectories per update. gamma: discount per step. lambda_: mixing of
     n-step returns. entropy: weight of the policy's entropy (nats). actor_rate, critic_rate: learning rates.
     slow_critic: fraction by which the slow critic follows the critic each update. hidden, layers: size of both
     networks. gradient: `score` (likelihood ratio), `dynamics` (through the model) or `auto` (score for discrete

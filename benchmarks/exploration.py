@@ -106,13 +106,19 @@ TASKS = {
         steps=30_000,
         cells=maze_cells,
         reachable=lambda: len(envs.explore.maze_reachable()),
-        settings=("train.updates_per_step=0.2",),
     ),
     "deep_sea": Task(  # 500 episodes; after r of its rows r + 1 columns can be stood on
         env=("env.id=worldmodels/DeepSea-v0", f"env.kwargs={{size: {SEA}, one_hot: true}}"),
         steps=500 * SEA,
         cells=sea_cells,
         reachable=lambda: sum(min(row + 1, SEA) for row in range(SEA + 1)),
+        settings=(
+            *("world_model.temporal_prior=markov", "world_model.trunk.standardize=false"),
+            *("world_model.gaussian.min_std=0.3", "world_model.ensemble.prior_scale=1", "agent.along_means=true"),
+            *("agent.starts=128", "agent.horizon=10", "agent.entropy=0.03", "agent.actor_rate=3e-3"),
+            *("agent.slow_critic=0.1", "replay.length=20", "train.warmup_steps=200", "train.warmup_updates=100"),
+            "train.updates_per_step=0.25",
+        ),
     ),
 }
 

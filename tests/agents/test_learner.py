@@ -10,9 +10,9 @@ from tests.contracts.tools import ACTIONS, small_model, window
 from worldmodels.types import State
 
 
-def make_learner():
+def make_learner(**changes):
     model = small_model()
-    agent = ActorCriticOptions(horizon=3, starts=8, hidden=8, layers=1, bins=21)
+    agent = ActorCriticOptions(horizon=3, starts=8, hidden=8, layers=1, bins=21, **changes)
     options = TrainOptions(agent=agent, train=LearnerOptions(model_rate=1e-2))
     torch.manual_seed(3)
     return Learner(model, ActorCritic(model.features_size, ACTIONS["discrete"], options.agent), options)
@@ -35,6 +35,24 @@ def test_update_moves_every_learned_part_and_the_copies():
     assert learner.updates == 2 and learner.skipped == 0
     assert {"model/bound", "model/kl", "model/reward", "policy/actor_loss", "policy/critic_loss"} <= set(metrics)
     assert all(torch.isfinite(value).all() and not value.requires_grad for value in metrics.values())
+
+
+def test_dreams_along_the_means_draw_no_latent(monkeypatch):
+    reached = {}
+    for along_means in (True, False):
+        learner, rollouts = make_learner(along_means=along_means), []
+        imagine = learner.world_model.imagine
+
+        def watched(*args, imagine=imagine, rollouts=rollouts, **kwargs):
+            rollouts.append(imagine(*args, **kwargs))
+            return rollouts[-1]
+
+        monkeypatch.setattr(learner.world_model, "imagine", watched)
+        learner.update(window())
+        (rollout,), model = rollouts, learner.world_model
+        raw = model.temporal_prior.prior(rollout.states.context[:, 1:])
+        reached[along_means] = torch.isclose(rollout.states.z[:, 1:], model.family.mode(raw)).all()
+    assert reached[True] and not reached[False]
 
 
 def test_updates_lower_the_loss_of_a_fixed_batch():
