@@ -53,7 +53,9 @@ def _policy(
 ) -> tuple[torch.distributions.Distribution, Tensor]:
     """The policy at these observations, and how far the latent is from the one foretold: (n,), squared."""
     model = agent.world_model
-    state = model.filter(carry.state, carry.action, obs, first, sample=False)
+    past = carry.state and carry.state.map(torch.clone)  # acting records no gradient; only copies can stand in one
+    action = None if carry.action is None else carry.action.clone()
+    state = model.filter(past, action, obs, first, sample=False)
     foretold = model.family.mode(model.temporal_prior.prior(state.context))
     oddness = torch.where(first, 0.0, (state.z - foretold).square().sum(-1))
     return agent.policy.average_actor(state.features), oddness
