@@ -3,8 +3,9 @@
     python -m benchmarks.stills digits frames panda --seeds 100 101 102 --picture docs/images/hybrid.png
 
 digits: a VAE of the digits 0 to 7 against 8 and 9. frames: a VAE of one MinAtar game against the frames of another.
-Scores: the raw ELBO (the control that fails), typicality, input complexity, the density of the latents, and the
-second-stage density of latents and likelihood statistics together.
+Scores: the raw ELBO, typicality, input complexity, the density of the latents, and the second-stage density of the
+likelihood's statistics. The control at which the raw ELBO has to fail: images that the VAE itself makes out of its
+prior, smoother than any real one, and more probable.
 panda: a digits classifier under FGSM: the share of wrong decisions that are taken with confidence, plain and by
 `decide`.
 """
@@ -12,7 +13,6 @@ panda: a digits classifier under FGSM: the share of wrong decisions that are tak
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +38,8 @@ WEIGHT = 0.1
 """Of log p(x) in the hybrid's loss. More of it learns the training images by heart: strange ones look less strange."""
 GAMES = ("breakout", "space_invaders")
 """Each is the known one in turn: the frames of the first are simpler than those of the second."""
+OWN = 300
+"""Images out of the VAE's prior."""
 EPSILONS = (0.05, 0.1, 0.2, 0.3)
 """Sizes of the attack's step, in units of the range of a pixel."""
 
@@ -68,51 +70,60 @@ def game_frames(name: str, count: int, seed: int) -> Tensor:
 
 
 def vae_scores(train: Tensor, groups: Sequence[Tensor], *, steps: int, seed: int) -> dict[str, list[Tensor]]:
-    """Name of a score -> the scores of each group of images, by a VAE of the training images."""
+    """Name of a score -> the scores of each group of images, by a VAE of the training images; the last are its own."""
     torch.manual_seed(seed)
-    vae = StillVAE(ObsSpec("image", tuple(train.shape[1:])), latent=16, units=128, depth=8)
+    vae = StillVAE(ObsSpec("image", tuple(train.shape[1:])), latent=8, units=128, depth=8)
     fit(vae, train, steps=steps, seed=seed)
-
-    def joint(x: Tensor) -> Tensor:
-        return torch.cat([vae.latent(x), vae.statistics(x)], -1)
 
     with torch.no_grad():
         entropy = -vae.log_prob(train, samples=10)[0].mean().item()
-        latents, both = vae.latent(train), joint(train)
+        groups = [*groups, vae.sample(OWN)]
+        latents, statistics = vae.latent(train), vae.statistics(train)
     first = FlowDensity(latents.shape[1]).fit(latents, steps=steps, noise=0.2, seed=seed)
-    second = FlowDensity(both.shape[1]).fit(both, steps=steps, noise=0.2, seed=seed)
+    second = FlowDensity(statistics.shape[1]).fit(statistics, steps=steps, noise=0.2, seed=seed)
     scores: dict[str, Callable[[Tensor], Tensor]] = {
         "raw ELBO": lambda x: -vae.log_prob(x, samples=10)[0],
         "typicality": lambda x: typicality(vae.log_prob(x, samples=10)[0], entropy),
         "input complexity": lambda x: input_complexity(vae.log_prob(x, samples=10)[0], compressed_nats(x)),
         "latent density": lambda x: first.score(vae.latent(x)),
-        "second stage": lambda x: second.score(joint(x)),
+        "second stage": lambda x: second.score(vae.statistics(x)),
     }
     with torch.no_grad():
         return {name: [score(x) for x in groups] for name, score in scores.items()}
 
 
-def digits_table(seeds: Sequence[int], steps: int) -> dict[str, list[float]]:
-    """AUROC of each score for every seed: held-out digits 0 to 7 against 8 and 9."""
+Tables = dict[str, dict[str, list[float]]]
+"""Title -> score -> AUROC of each seed."""
+
+
+def digits_tables(seeds: Sequence[int], steps: int) -> Tables:
+    """Held-out digits 0 to 7 against 8 and 9, and against the model's own."""
     images, labels = digits()
-    found: dict[str, list[float]] = {}
+    found: Tables = {}
     for seed in seeds:
         known = torch.from_numpy(np.random.default_rng(seed).permutation(np.flatnonzero(labels < 8)))
-        groups = [images[known[1000:]], images[labels >= 8]]
-        for name, (nominal, odd) in vae_scores(images[known[:1000]], groups, steps=steps, seed=seed).items():
-            found.setdefault(name, []).append(auroc(nominal, odd))
+        nominal = images[known[1000:]]
+        scores = vae_scores(images[known[:1000]], [nominal, images[labels >= 8]], steps=steps, seed=seed)
+        _add(found, ["digits: 0 to 7 against 8 and 9", "digits: 0 to 7 against the model's own"], scores)
     return found
 
 
-def frames_table(seeds: Sequence[int], steps: int, known: str, other: str) -> dict[str, list[float]]:
-    """AUROC of each score for every seed: held-out frames of the known game against those of the other."""
-    found: dict[str, list[float]] = {}
-    for seed in seeds:
-        train, nominal = (game_frames(known, n, seed + 1000 * k) for k, n in enumerate((800, 300)))
-        odd = game_frames(other, 300, seed)
-        for name, (a, b) in vae_scores(train, [nominal, odd], steps=steps, seed=seed).items():
-            found.setdefault(name, []).append(auroc(a, b))
+def frames_tables(seeds: Sequence[int], steps: int) -> Tables:
+    """Held-out frames of each game against those of the other, and against the model's own."""
+    found: Tables = {}
+    for known, other in (GAMES, GAMES[::-1]):
+        for seed in seeds:
+            train, nominal = (game_frames(known, n, seed + 1000 * k) for k, n in enumerate((800, 300)))
+            scores = vae_scores(train, [nominal, game_frames(other, 300, seed)], steps=steps, seed=seed)
+            _add(found, [f"frames: {known} against {other}", f"frames: {known} against the model's own"], scores)
     return found
+
+
+def _add(tables: Tables, titles: Sequence[str], scores: dict[str, list[Tensor]]) -> None:
+    """AUROC of the first group against each further one, under its title."""
+    for name, (nominal, *groups) in scores.items():
+        for title, odd in zip(titles, groups, strict=True):
+            tables.setdefault(title, {}).setdefault(name, []).append(auroc(nominal, odd))
 
 
 def attack(model: Hybrid | Separate, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
@@ -180,13 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, help="write the two-panel picture there")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    tables = {"digits: 0 to 7 against 8 and 9": digits_table}
-    for known, other in (GAMES, GAMES[::-1]):
-        tables[f"frames: {known} against {other}"] = partial(frames_table, known=known, other=other)
-    for title, measure in tables.items():
-        if title.partition(":")[0] in args.parts:
+    for part, measure in (("digits", digits_tables), ("frames", frames_tables)):
+        for title, scores in (measure(args.seeds, args.steps) if part in args.parts else {}).items():
             print(f"\n| {title} | AUROC, median | each seed |\n| --- | --- | --- |")
-            for name, values in measure(args.seeds, args.steps).items():
+            for name, values in scores.items():
                 print(f"| {name} | **{median(values):.3f}** | {'; '.join(f'{v:.3f}' for v in values)} |", flush=True)
     if "panda" in args.parts:
         panda_table(args.seeds, args.steps)
