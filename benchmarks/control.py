@@ -2,9 +2,10 @@
 
     python -m benchmarks.control [--rows ppo-cartpole ...] [--seeds 100 101 ...] [--json FILE]
 
-For every row and seed: the first evaluation (20 episodes on seeds of their own) at or above the bar. The numbers of the
-algorithm trained in the real environment come from `benchmarks.sample_efficiency`, whose settings are tuned too. Where
-others are known by what they reach in a fixed number of steps, so are we: a second table holds the return after those.
+For every row and seed: the first evaluation at or above the bar, of 20 episodes or as many as the row says, on seeds of
+their own. The numbers of the algorithm trained in the real environment come from `benchmarks.sample_efficiency`, whose
+settings are tuned too. Where others are known by what they reach in a fixed number of steps, so are we: a second table
+holds the return after those.
 """  # noqa: D415
 
 import argparse
@@ -31,7 +32,7 @@ class Row:
     """settings: of `wm train`. bar: mean return to reach. every: real steps between evaluations. steps: longest run.
 
     allowed: steps to the bar that are allowed at the median; None where the bar is for the agent after all `steps`.
-    elsewhere: what others need, and where.
+    elsewhere: what others need, and where. episodes: of each evaluation.
     """
 
     settings: tuple[str, ...]
@@ -40,6 +41,7 @@ class Row:
     steps: int
     allowed: int | None
     elsewhere: str
+    episodes: int = 20
 
 
 ROWS = {
@@ -75,13 +77,32 @@ ROWS = {
             "train.warmup_steps=100",
             "train.warmup_updates=500",
             "train.updates_per_step=4",
+            "agent.planner.horizon=25",
+            "agent.planner.samples=80",
+            "world_model=markov",
+            "world_model.norm=false",
             "world_model.ensemble.members=0",
         ),
         bar=-200.0,
         every=100,
-        steps=600,
+        steps=400,
         allowed=300,
         elsewhere="PETS: 5,600",
+    ),
+    "planner-swingup": Row(
+        settings=(
+            "env=dmc-cartpole-swingup",
+            "agent=planner_actor",
+            "world_model=markov",
+            "world_model.norm=false",
+            "world_model.ensemble.members=0",
+        ),
+        bar=800.0,
+        every=1_000,
+        steps=10_000,
+        allowed=10_000,
+        elsewhere="TD-MPC2 after 100,000: 839",
+        episodes=5,
     ),
     "reacher-easy": Row(
         settings=("env=dmc-reacher-easy", "world_model.ensemble.members=0"),
@@ -121,12 +142,13 @@ class Result:
     curve: Sequence[tuple[int, float]] = ()
 
 
-def measure(name: str, seed: int, *, steps: int | None = None, episodes: int = 20) -> Result:
+def measure(name: str, seed: int, *, steps: int | None = None, episodes: int | None = None) -> Result:
     """Train one seed of one row in a temporary folder."""
     from agents.log import Logger, read_metrics
     from agents.trainer import train
 
     row = ROWS[name]
+    episodes = episodes or row.episodes
     own = (f"seed={seed}", f"steps={steps or row.steps}", "train.threads=1", f"evaluation.every={row.every}")
     judged = (
         f"evaluation.seed={EVALUATION_SEEDS + 100_000 * seed}",
@@ -207,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(FIVE_SEEDS))
     parser.add_argument("--steps", type=int, help="length of every run, to try things out")
-    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation")
+    parser.add_argument("--episodes", type=int, help="of each evaluation, to try things out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     results = (
