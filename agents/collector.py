@@ -30,6 +30,7 @@ class Collector:
     reset with a seed that is a function of (run seed, i, n) alone; streams count from `first_stream`. With chance
     `wander` a step, one random action is begun and repeated, `stretch` steps in the mean (a geometric number), instead
     of what the agent says: small steps of noise take back each other, these lead somewhere (Dabney et al. 2021).
+    hold: steps for which a random action of the warm-up is kept, from the beginning of an episode on.
     """
 
     def __init__(
@@ -43,15 +44,18 @@ class Collector:
         first_stream: int = 0,
         wander: float = 0.0,
         stretch: float = 8.0,
+        hold: int = 1,
     ) -> None:
         self.agent, self.envs, self.replay = agent, envs, replay
-        self.seed, self.rng, self.first_stream = seed, rng, first_stream
+        self.seed, self.rng, self.first_stream, self.hold = seed, rng, first_stream, hold
         self.draining = False
         self.episodes = [0] * envs.num_envs
         self._open = np.zeros(envs.num_envs, dtype=bool)
         self._first = np.ones(envs.num_envs, dtype=bool)
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
+        self._actions = np.zeros(envs.num_envs, dtype=np.int64)  # taken in the open episode
+        self._held = np.zeros((envs.num_envs, agent.action_spec.size), dtype=np.float32)
         self._obs: dict[str, np.ndarray] = {}
         self._carry: Carry = agent.initial_carry(envs.num_envs)
         self._wander, self._stretch = wander, stretch
@@ -68,7 +72,8 @@ class Collector:
         self._begin()
         active = np.flatnonzero(self._open)
         if random:
-            actions = random_actions(self.agent.action_spec, self.envs.num_envs, self.rng)
+            drawn = random_actions(self.agent.action_spec, self.envs.num_envs, self.rng)
+            actions = self._held = np.where((self._actions % self.hold == 0)[:, None], drawn, self._held)
             self._carry = self.agent.initial_carry(self.envs.num_envs)
             self._first[:] = True  # what was done at random is not remembered; the next state starts from what is seen
         else:
@@ -77,6 +82,7 @@ class Collector:
             if self._wander:
                 actions = self._wandering(actions)
                 self._carry = self._carry._replace(action=torch.from_numpy(actions).to(self._carry.action))
+        self._actions[active] += 1
         result = self.envs.step(active.tolist(), actions[active])
         finished: list[Finished] = []
         for row, i in enumerate(active.tolist()):
@@ -144,4 +150,5 @@ class Collector:
             self.replay.begin(i, {name: value[row] for name, value in obs.items()})
             self.episodes[i] += 1
         self._open[waiting] = self._first[waiting] = True
-        self._return[waiting] = self._length[waiting] = self._left[waiting] = 0
+        self._return[waiting] = self._length[waiting] = 0
+        self._left[waiting] = self._actions[waiting] = 0

@@ -189,8 +189,9 @@ class ReplayOptions:
 class LearnerOptions:
     """How often and how fast the world model and the policy learn.
 
-    warmup_steps: simulator steps of random actions before learning. warmup_updates: world-model updates at the end of
-    the warm-up. updates_per_step: updates for each simulator step afterwards. full_rate_steps: simulator step after
+    warmup_steps: simulator steps of random actions before learning. warmup_hold: actions in a row for which each of
+    them is kept: what changes at every step moves nothing heavy. warmup_updates: world-model updates at the end of the
+    warm-up. updates_per_step: updates for each simulator step afterwards. full_rate_steps: simulator step after
     which updates become rarer as 1 / step and all learning rates fall as 1 / sqrt(step). every: simulator steps between
     groups of updates. model_rate: learning rate of the world model. clip: largest norm of its gradient. threads: torch
     threads on the CPU. precision: of matrix products; parameters, statistics and losses are float32 always. `auto` is
@@ -202,6 +203,7 @@ class LearnerOptions:
     """
 
     warmup_steps: int = _at_least(500, 1)
+    warmup_hold: int = _at_least(1, 1)
     warmup_updates: int = _at_least(200, 0)
     updates_per_step: float = _at_least(0.5, 0.0)
     full_rate_steps: int = _at_least(2000, 1)

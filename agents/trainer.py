@@ -118,6 +118,7 @@ class Trainer:
             first_stream=first_stream,
             wander=explorer.wander if options.agent.name == "explorer" else 0.0,
             stretch=explorer.stretch,
+            hold=options.train.warmup_hold,
         )
         self.idle = True  # no process has an open episode
         self._part_ways(options.seed)

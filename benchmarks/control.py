@@ -75,6 +75,7 @@ ROWS = {
             "agent=planner",
             "agent.gamma=1.0",
             "train.warmup_steps=100",
+            "train.warmup_hold=10",
             "train.warmup_updates=500",
             "train.updates_per_step=4",
             "agent.planner.horizon=25",

@@ -52,6 +52,22 @@ def test_every_step_is_stored_as_it_happened(collector, random):
         assert not episode["truncated"][:-1].any() and not episode["terminated"][:-1].any()
 
 
+@pytest.mark.parametrize("hold", [1, 3])
+def test_a_random_action_is_held_from_the_beginning_of_an_episode_on(collector, hold):
+    collector.hold = hold
+    run(collector, 60, random=True)
+    streams = collector.envs.num_envs
+    rng = np.random.default_rng(0)
+    drawn = np.stack([random_actions(collector.agent.action_spec, streams, rng) for _ in range(60)])  # (60, streams, A)
+    at = [0] * streams
+    for episode in sorted(collector.replay.iter_episodes(), key=lambda e: e["stream"]):
+        stream, actions = episode["stream"], episode["action"]
+        first = np.arange(len(actions)) // hold * hold  # the step of the episode whose draw is carried out
+        assert np.array_equal(actions, drawn[at[stream] + first, stream])
+        at[stream] += len(actions)
+    assert at == [60] * streams
+
+
 def test_the_agent_sees_what_happened_and_starts_anew_with_each_episode(collector):
     """The stub acts by code + steps since is_first: any leak of its carry or of another stream's observation shows."""
     collector.agent.act = _deterministic(collector.agent.act)
