@@ -55,7 +55,7 @@ class Collector:
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
         self._actions = np.zeros(envs.num_envs, dtype=np.int64)  # taken in the open episode
-        self._held = np.zeros((envs.num_envs, agent.action_spec.size), dtype=np.float32)
+        self._held = np.zeros((envs.num_envs, envs.action_spec.size), dtype=np.float32)
         self._obs: dict[str, np.ndarray] = {}
         self._carry: Carry = agent.initial_carry(envs.num_envs)
         self._wander, self._stretch = wander, stretch
