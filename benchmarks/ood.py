@@ -26,7 +26,7 @@ from worldmodels.monitor import Monitor
 from worldmodels.types import Batch
 from worldmodels.uncertainty import time_matched
 
-EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Sizes of the attack, in standard deviations of each sensor on nominal data."""
 COST = 0.2
 """Share of the return that an attack has to cost."""
