@@ -178,7 +178,7 @@ def draw(sets: dict[str, OpenLoop], file: Path) -> None:
         for name, result in sets.items():
             rows = result.valid[:, h - 1]
             panel.loglog(result.score[rows, h - 1], result.error[rows, h - 1], ".", markersize=2, label=name)
-        panel.set(title=f"{h} steps ahead", xlabel="epistemic standard deviation", ylabel="error")
+        panel.set(title=f"{h} step{'s' if h > 1 else ''} ahead", xlabel="epistemic standard deviation", ylabel="error")
     panels[0].legend(markerscale=4)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
