@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import sample_efficiency
+from benchmarks import sample_efficiency, single_run
 from benchmarks.curves import median_curve
 from benchmarks.results import Point, Run, load, median_or_never, merge, save, solved_at
 from benchmarks.single_run import Spec, evaluation_points
@@ -119,6 +119,21 @@ def test_every_task_gets_its_first_seed_before_any_gets_its_second():
     assert len(specs) == sum(len(task.seeds) * (2 if task.baseline else 1) for task in TASKS.values())
     assert {spec.side for spec in sample_efficiency.wanted(arguments("--baselines-only"))} == {"sb3"}
     assert {spec.side for spec in sample_efficiency.wanted(arguments("--ours-only"))} == {"ours"}
+
+
+def test_other_settings_are_for_our_runs_alone_and_reach_their_processes(tmp_path, monkeypatch):
+    specs = sample_efficiency.wanted(arguments("--tasks", "cartpole", "--seeds", "1", "--set", "world_model=flow"))
+    assert {spec.side: spec.overrides for spec in specs} == {"ours": ("world_model=flow",), "sb3": ()}
+    assert specs[0].options().world_model.encoder == "flow"
+    monkeypatch.setattr(
+        "benchmarks.single_run.measure", lambda spec: replace(run(), settings={"overrides": spec.overrides})
+    )
+    monkeypatch.setattr("benchmarks.single_run.stop_on_sigterm", lambda: None)
+    commands = []
+    monkeypatch.setattr("subprocess.Popen", lambda command, **_: commands.append(command))
+    sample_efficiency.start(specs[0], tmp_path / "run")
+    assert single_run.main(commands[0][3:]) == 0
+    assert load(tmp_path / "run")[0].settings == {"overrides": ["world_model=flow"]}
 
 
 def test_what_is_there_is_skipped_and_other_settings_are_refused():
