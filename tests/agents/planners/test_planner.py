@@ -84,6 +84,16 @@ def test_proposals_are_candidates():
     assert torch.equal(search.given[0][1][:, 1:], proposed)
 
 
+def test_plans_of_scouts_are_candidates_only_while_it_explores():
+    search = recorder(kept=1)
+    scouted = torch.full((2, 3, HORIZON, 2), 0.5)
+    planner = Planner(search, Objective(Linear().imagine, 1.0), horizon=HORIZON, scouts=lambda s, h: scouted)
+    planner.act(state(), None, deterministic=True)
+    planner.act(state(), None, deterministic=False)
+    (_, judged), (_, exploring) = search.given
+    assert judged.shape[1] == 1 and torch.equal(exploring[:, 1:], scouted)
+
+
 def test_an_episode_begins_alike_with_and_without_a_memory():
     given = []
     for remembered in (False, True):
