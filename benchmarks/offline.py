@@ -39,8 +39,8 @@ METHODS = {
 """Name -> settings of a run that learns from data."""
 RANDOM = {"pendulum": -1239.6, "cartpole": 24.1}
 """Mean return of uniform actions over 200 episodes, environment and action space seeded by 0 to 199."""
-STEPS = {"pendulum": 250, "cartpole": 2_000}
-"""Steps of each run from data: 1,050 and 1,200 updates."""
+STEPS = {"pendulum": 250, "cartpole": 5_000}
+"""Steps of each run from data: 1,050 and 2,100 updates."""
 How = Literal["random", "half", "explored", "best"]
 """Who plays: chance; by a coin at each step chance or an agent; the agent as it explores; its best action alone."""
 
