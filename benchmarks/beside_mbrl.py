@@ -1,10 +1,12 @@
 """W5 of `benchmarks.planning` in mbrl-lib, where it is installed: `pip install mbrl`. It is no dependency of ours."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 import gymnasium
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from worldmodels.errors import ConfigError
 
@@ -18,12 +20,10 @@ def plan(observation: int = 4, action: int = 1) -> Callable[[], object]:
     Raises: ConfigError: mbrl-lib is not installed.
     """
     try:
-        from mbrl.models import GaussianMLP, ModelEnv, OneDTransitionRewardModel  # type: ignore[import-not-found]
-        from mbrl.planning import TrajectoryOptimizer  # type: ignore[import-not-found]
-        from omegaconf import OmegaConf
+        models, planning = import_module("mbrl.models"), import_module("mbrl.planning")
     except ModuleNotFoundError as error:
         raise ConfigError(f"--beside-mbrl needs mbrl-lib ({error}): pip install mbrl") from error
-    network = GaussianMLP(
+    network = models.GaussianMLP(
         observation + action,
         observation,
         "cpu",
@@ -33,7 +33,7 @@ def plan(observation: int = 4, action: int = 1) -> Callable[[], object]:
         propagation_method="random_model",
         activation_fn_cfg={"_target_": "torch.nn.SiLU"},
     )
-    model = OneDTransitionRewardModel(network, target_is_delta=True, normalize=False, learned_rewards=False)
+    model = models.OneDTransitionRewardModel(network, target_is_delta=True, normalize=False, learned_rewards=False)
     box = gymnasium.spaces.Box(-1.0, 1.0, (action,), np.float32)
     world = gymnasium.Env()
     world.observation_space, world.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation,)), box
@@ -44,7 +44,7 @@ def plan(observation: int = 4, action: int = 1) -> Callable[[], object]:
     def reward(_: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
         return -obs[:, -1:].square()
 
-    dreams = ModelEnv(world, model, never, reward, generator=torch.Generator())
+    dreams = models.ModelEnv(world, model, never, reward, generator=torch.Generator())
     optimizer = OmegaConf.create(
         {
             "_target_": "mbrl.planning.CEMOptimizer",
@@ -55,6 +55,6 @@ def plan(observation: int = 4, action: int = 1) -> Callable[[], object]:
             "device": "cpu",
         }
     )
-    search = TrajectoryOptimizer(optimizer, box.low, box.high, STEPS)
+    search = planning.TrajectoryOptimizer(optimizer, box.low, box.high, STEPS)
     start = np.random.default_rng(0).normal(size=observation)
     return lambda: search.optimize(lambda plans: dreams.evaluate_action_sequences(plans, start, PARTICLES))

@@ -202,7 +202,9 @@ NOT_STATE = {
     Collector: {
         *("agent", "envs", "replay", "seed", "rng", "first_stream"),
         "draining",  # set at every turn of the loop
+        *("hold", "_wander", "_stretch"),  # given anew
         *("_open", "_first", "_return", "_length", "_obs", "_carry"),  # of open episodes; at a barrier there is none
+        *("_actions", "_held", "_left", "_repeated"),  # of the same: they begin anew with the next episode
     },
 }
 REGISTERED = {
