@@ -54,8 +54,6 @@ class Collector:
         self._first = np.ones(envs.num_envs, dtype=bool)
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
-        self._actions = np.zeros(envs.num_envs, dtype=np.int64)  # taken in the open episode
-        self._held = np.zeros((envs.num_envs, envs.action_spec.size), dtype=np.float32)
         self._obs: dict[str, np.ndarray] = {}
         self._carry: Carry = agent.initial_carry(envs.num_envs)
         self._wander, self._stretch = wander, stretch
@@ -73,7 +71,7 @@ class Collector:
         active = np.flatnonzero(self._open)
         if random:
             drawn = random_actions(self.agent.action_spec, self.envs.num_envs, self.rng)
-            actions = self._held = np.where((self._actions % self.hold == 0)[:, None], drawn, self._held)
+            actions, _ = self._repeating(self._left == 0, drawn, np.full(len(drawn), self.hold))
             self._carry = self.agent.initial_carry(self.envs.num_envs)
             self._first[:] = True  # what was done at random is not remembered; the next state starts from what is seen
         else:
@@ -82,7 +80,6 @@ class Collector:
             if self._wander:
                 actions = self._wandering(actions)
                 self._carry = self._carry._replace(action=torch.from_numpy(actions).to(self._carry.action))
-        self._actions[active] += 1
         result = self.envs.step(active.tolist(), actions[active])
         finished: list[Finished] = []
         for row, i in enumerate(active.tolist()):
@@ -110,11 +107,17 @@ class Collector:
         """What is done (n, A): the agent's actions, or what is being repeated instead."""
         count = len(actions)
         begins = (self._left == 0) & (self.rng.random(count) < self._wander)
-        self._left[begins] = self.rng.geometric(1 / self._stretch, count)[begins]
-        self._repeated[begins] = random_actions(self.envs.action_spec, count, self.rng)[begins]
+        steps = self.rng.geometric(1 / self._stretch, count)
+        repeated, repeats = self._repeating(begins, random_actions(self.envs.action_spec, count, self.rng), steps)
+        return np.where(repeats[:, None], repeated, actions)
+
+    def _repeating(self, begins: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One step of what is repeated (n, A), and where anything is (n,); `drawn` begins, for `steps`, at `begins`."""
+        self._left[begins] = steps[begins]
+        self._repeated[begins] = drawn[begins]
         repeats = self._left > 0
         self._left[repeats] -= 1
-        return np.where(repeats[:, None], self._repeated, actions)
+        return self._repeated.copy(), repeats
 
     def cut(self) -> None:
         """End every open episode here, as truncated: for tasks whose episodes never end."""
@@ -151,4 +154,4 @@ class Collector:
             self.episodes[i] += 1
         self._open[waiting] = self._first[waiting] = True
         self._return[waiting] = self._length[waiting] = 0
-        self._left[waiting] = self._actions[waiting] = 0
+        self._left[waiting] = 0

@@ -17,9 +17,7 @@ NOT_STATE = frozenset(
         *(f"replay.{name}" for name in ("_columns", "_flat", "_obs", "_action", "_reward", "_flags")),
         "replay._segments._columns",
         *(f"collector.{name}" for name in ("_open", "_first", "_return", "_length", "_obs", "_carry")),  # open episodes
-        *(
-            f"collector.{name}" for name in ("_actions", "_held", "_left", "_repeated")
-        ),  # of the action that is repeated there
+        *(f"collector.{name}" for name in ("_left", "_repeated")),  # of the action that is repeated there
     }
 )
 """Paths below the trainer that a checkpoint need not hold, with the reason."""

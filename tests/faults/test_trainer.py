@@ -204,7 +204,7 @@ NOT_STATE = {
         "draining",  # set at every turn of the loop
         *("hold", "_wander", "_stretch"),  # given anew
         *("_open", "_first", "_return", "_length", "_obs", "_carry"),  # of open episodes; at a barrier there is none
-        *("_actions", "_held", "_left", "_repeated"),  # of the same: they begin anew with the next episode
+        *("_left", "_repeated"),  # of the same: they begin anew with the next episode
     },
 }
 REGISTERED = {
