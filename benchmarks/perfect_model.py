@@ -7,7 +7,6 @@ not the model's fault, and no further data can mend it.
 """  # noqa: D415
 
 import argparse
-from math import pi
 
 import gymnasium
 import torch
@@ -15,32 +14,11 @@ from torch import Tensor
 
 from agents.planners import ICEM, GaussianPlans, Objective, Planner
 from benchmarks.control import EVALUATION_SEEDS
-from worldmodels.types import Rollout, State
+from benchmarks.true_pendulum import advance, imagine, latents
+from worldmodels.types import State
 
 STEPS = 200
 """Of an episode of Pendulum-v1."""
-
-
-def pendulum(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Angle and speed (N, 2) and action (N, 1) in [-1, 1] -> the next ones (N, 2) and the reward (N,)."""
-    angle, speed, torque = state[:, 0], state[:, 1], 2 * action[:, 0]
-    upright = torch.remainder(angle + pi, 2 * pi) - pi
-    reward = -(upright.square() + 0.1 * speed.square() + 0.001 * torque.square())
-    speed = (speed + 0.05 * (15 * angle.sin() + 3 * torque)).clamp(
-        -8, 8
-    )  # gravity 10, mass and length 1, steps of 50 ms
-    return torch.stack([angle + 0.05 * speed, speed], -1), reward
-
-
-def imagine(state: State, plan: Tensor, horizon: int) -> Rollout:
-    """What `WorldModel.imagine` does, without error."""
-    states, rewards = [state.z], []
-    for t in range(horizon):
-        following, reward = pendulum(states[-1], plan[:, t])
-        states.append(following)
-        rewards.append(reward)
-    z, reward = torch.stack(states, 1), torch.stack(rewards, 1)  # (N, H+1, 2), (N, H)
-    return Rollout(State(z[..., :0], z), plan, reward, torch.ones_like(reward), torch.zeros_like(reward))
 
 
 def returns(seeds: range, *, horizon: int, samples: int) -> Tensor:
@@ -50,12 +28,12 @@ def returns(seeds: range, *, horizon: int, samples: int) -> Tensor:
     planner = Planner(search, Objective(imagine, 1.0), horizon=horizon)
     env, starts = gymnasium.make("Pendulum-v1"), []
     for seed in seeds:
-        env.reset(seed=seed)
-        starts.append(torch.as_tensor(env.unwrapped.state, dtype=torch.float32))  # type: ignore[attr-defined]
-    state, total, memory = torch.stack(starts), torch.zeros(len(seeds)), None
+        obs, _ = env.reset(seed=seed)
+        starts.append(latents(obs))
+    z, total, memory = torch.stack(starts), torch.zeros(len(seeds)), None
     for _ in range(STEPS):
-        action, memory = planner.act(State(state[:, :0], state), memory, deterministic=True)
-        state, reward = pendulum(state, action)
+        action, memory = planner.act(State(z[:, :0], z), memory, deterministic=True)
+        z, reward = advance(z, action)
         total += reward
     return total
 

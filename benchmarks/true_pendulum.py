@@ -1,4 +1,4 @@
-"""Pendulum's own equations in place of a world model: what the same policy learns where nothing can be exploited."""
+"""Pendulum's own equations in place of a world model: what a policy learns, or a plan is worth, without its errors."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -32,11 +32,11 @@ def advance(z: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([angle.cos(), angle.sin(), speed / MAX_SPEED], -1), reward
 
 
-def imagine(start: State, policy: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
+def imagine(start: State, policy: Callable[[Tensor], Tensor] | Tensor, horizon: int) -> Rollout:
     """As `WorldModel.imagine`, from `start` (B, ...) with an empty context: the truth, `horizon` steps of it."""
     z, states, actions, rewards = start.z, [start.z], [], []
-    for _ in range(horizon):
-        actions.append(policy(z))
+    for t in range(horizon):
+        actions.append(policy[:, t] if isinstance(policy, Tensor) else policy(z))
         z, reward = advance(z, actions[-1])
         states.append(z)
         rewards.append(reward)

@@ -2,12 +2,10 @@
 
 import sys
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.perfect_model import pendulum, returns
+from benchmarks.perfect_model import returns
 from benchmarks.planning import main, products, seconds, w4, w5
 
 
@@ -38,18 +36,6 @@ def test_a_peer_that_is_not_installed_is_named_with_its_command(capsys, monkeypa
     with pytest.raises(SystemExit):
         main(["--beside-mbrl"])
     assert "pip install mbrl" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_the_equations_of_the_pendulum_are_the_environment():
-    env = gymnasium.make("Pendulum-v1").unwrapped
-    env.reset(seed=3)
-    state = torch.as_tensor(env.state, dtype=torch.float32)[None]
-    for t in range(40):
-        action = np.float32([np.sin(t)])
-        _, reward, *_ = env.step(2 * action)
-        state, own = pendulum(state, torch.from_numpy(action)[None])
-        assert own.item() == pytest.approx(reward, abs=1e-3)
-        assert state[0].tolist() == pytest.approx(list(env.state), abs=1e-3)
 
 
 def test_a_search_with_the_true_equations_swings_up_and_stays():
