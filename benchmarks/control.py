@@ -191,9 +191,10 @@ def _steps_table(results: Sequence[Result]) -> str:
         never = float("inf")
         steps = [never if result.steps is None else result.steps for result in own]
         seconds = [never if result.seconds is None else result.seconds for result in own]
-        each = "; ".join(f"> {row.steps:,}" if step == never else f"{step:,.0f}" for step in steps)
+        ends = [result.curve[-1][0] if result.curve else row.steps for result in own]
+        each = "; ".join(f"> {end:,}" if s == never else f"{s:,.0f}" for s, end in zip(steps, ends, strict=True))
         middle = statistics.median(steps)
-        text = f"> {row.steps:,}" if middle == never else f"{middle:,.0f}"
+        text = f"> {min(ends):,}" if middle == never else f"{middle:,.0f}"
         took = statistics.median(seconds)
         lines.append(
             f"| {name} | {row.bar:g} | **{text}** ({each}) | {took:,.0f} | {row.allowed:,} | {row.elsewhere} |"

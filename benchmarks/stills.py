@@ -143,7 +143,7 @@ def panda(seed: int, steps: int) -> dict[str, list[float]]:
     models: dict[str, Hybrid | Separate] = {
         "plain (weight 0)": Hybrid(64, 10, weight=0.0),
         "hybrid": Hybrid(64, 10, weight=WEIGHT),
-        "separate": Separate(64, 10, flow_units=56, units=110),
+        "separate": Separate(64, 10, flow_units=44, units=80),  # of the same total size
     }
     found: dict[str, list[float]] = {}
     for name, model in models.items():

@@ -25,6 +25,8 @@ def test_the_table_holds_medians_and_what_was_allowed():
     assert "**1,500** (1,000; 1,500; > 3,000)" in row and "| 4,352 |" in row
     never = [Result("sac-pendulum", seed, None, None, -900.0) for seed in (100, 101)]
     assert "**> 1,500**" in table(never).splitlines()[-1]
+    short = [Result("planner-pendulum", 100, None, None, -500.0, curve=[(300, -500.0)])]
+    assert "**> 300** (> 300)" in table(short).splitlines()[-1]
 
 
 def test_a_row_without_allowed_steps_says_what_was_reached_after_all_of_them():

@@ -226,6 +226,12 @@ def test_imagination_is_the_loop_written_out(posterior):
         torch.testing.assert_close(rollout.aleatoric[:, t], model.family.entropy(raw))
     assert torch.equal(rollout.states.features[:, 0], start.features) and torch.equal(rollout.action, plan)
     assert model.imagine(start, plan, 3, entropy=False).aleatoric.isnan().all()
+    asked = model.imagine(start, plan, 3, entropy=False, uncertainty=True)
+    assert model.ensemble is not None and asked.members is not None
+    torch.testing.assert_close(asked.aleatoric, model.ensemble.family.entropy(asked.members).mean(0))
+    model.ensemble = None  # who asks without an ensemble is told the prior's
+    asked = model.imagine(start, plan, 3, entropy=False, uncertainty=True)
+    torch.testing.assert_close(asked.aleatoric, rollout.aleatoric)
     assert rollout.epistemic is None
 
 
