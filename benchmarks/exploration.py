@@ -115,9 +115,9 @@ TASKS = {
         settings=(
             *("world_model.temporal_prior=markov", "world_model.trunk.standardize=false"),
             *("world_model.gaussian.min_std=0.3", "world_model.ensemble.prior_scale=1", "agent.along_means=true"),
-            *("agent.starts=128", "agent.horizon=10", "agent.entropy=0.03", "agent.actor_rate=3e-3"),
+            *("agent.starts=128", "agent.horizon=20", "agent.entropy=0.03", "agent.actor_rate=3e-3"),
             *("agent.slow_critic=0.1", "replay.length=20", "train.warmup_steps=200", "train.warmup_updates=100"),
-            "train.updates_per_step=0.25",
+            "train.updates_per_step=0.5",
         ),
     ),
 }
