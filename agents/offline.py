@@ -115,7 +115,9 @@ def export(
         raise ConfigError(f"{run} holds no whole episode to export")
     if dataset_id in minari.list_local_datasets():
         raise ConfigError(f"there is a local Minari data set {dataset_id} already: choose another name or version")
-    with warnings.catch_warnings():  # Minari would make the environment, and a run may name any module
+    with warnings.catch_warnings():
+        # Minari says twice that it was given no environment. It would make that, and a run may name any module, so none
+        # is given, and these two remarks, not our users' to act on, are dropped in this one call. All others pass.
         for text in ("`eval_env` is set to None", "env_spec is None"):
             warnings.filterwarnings("ignore", message=text)
         return minari.create_dataset_from_buffers(
