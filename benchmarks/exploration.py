@@ -1,9 +1,10 @@
 """How much is found without a reward? `python -m benchmarks.exploration --runs FOLDER --json FILE` prints coverage.
 
 Every method collects with `agent=explorer` out of curiosity alone; they differ by their acquisition. Controls: `random`
-acts uniformly, `prediction_error` seeks what the model could not foretell and so a television, `random_network` has the
-form of a bonus and knows nothing. Runs that were stopped go on from their last checkpoint, more --steps prolong them,
-and what is in the file is not measured again. Seeds from 100 on; smaller ones chose the settings.
+acts uniformly, `repeated` keeps to each random action for a while, as the explorer does when it wanders,
+`prediction_error` seeks what the model could not foretell and so a television, `random_network` has the form of a
+bonus and knows nothing. Runs that were stopped go on from their last checkpoint, more --steps prolong them, and what is
+in the file is not measured again. Seeds from 100 on; smaller ones chose the settings.
 """
 
 import argparse
@@ -20,11 +21,14 @@ import torch
 import envs.explore
 from agents.experiment import load_options, open_run
 from agents.log import Logger
+from agents.options import ExplorerOptions
 from agents.trainer import Trainer
 from benchmarks.rows import Row, append_row, load_rows, markdown, select, with_interval
 from envs.vector import VectorEnv
 
-METHODS = ("random", "information_gain", "disagreement", "jensen_renyi", "rnd", "prediction_error", "random_network")
+CHANCE = {"random": 1.0, "repeated": ExplorerOptions().stretch}
+"""Methods that learn nothing -> steps for which an action is kept, in the mean."""
+METHODS = (*CHANCE, "information_gain", "disagreement", "jensen_renyi", "rnd", "prediction_error", "random_network")
 FIRST_SEED = 100
 POINTS = 20
 """Points of a coverage curve."""
@@ -125,8 +129,8 @@ TASKS = {
 
 def explore(task: Task, method: str, seed: int, steps: int, folder: Path, settings: Sequence[str]) -> list[Episode]:
     """The episodes that a method collects in `steps` steps, in order; a run in `folder` goes on where it stopped."""
-    if method == "random":
-        return random_episodes(task, seed, steps)
+    if method in CHANCE:
+        return random_episodes(task, seed, steps, stretch=CHANCE[method])
     resume = (folder / "LATEST").exists()
     own = [line for line in task.settings if line.split("=")[0] not in {s.split("=")[0] for s in settings}]
     name = f"agent.acquisition.name={method}"
@@ -143,8 +147,8 @@ def explore(task: Task, method: str, seed: int, steps: int, folder: Path, settin
         return list(trainer.replay.iter_episodes())
 
 
-def random_episodes(task: Task, seed: int, steps: int) -> list[Episode]:
-    """Episodes of uniform actions, through the toolkit's own spaces."""
+def random_episodes(task: Task, seed: int, steps: int, *, stretch: float) -> list[Episode]:
+    """Episodes of uniform actions, each repeated `stretch` steps in the mean, through the toolkit's own spaces."""
     from agents.collector import random_actions
 
     options = load_options([*task.env, "run=unused"])
@@ -152,9 +156,13 @@ def random_episodes(task: Task, seed: int, steps: int) -> list[Episode]:
     with VectorEnv(options.env, 1) as environments:
         while total < steps:
             obs = [environments.reset([0], [seed * 100_000 + number])["obs"][0]]
-            actions, rewards, over = [], [], False
+            actions, rewards, over, left = [], [], False, 0
+            action = np.zeros((1, environments.action_spec.size), np.float32)
             while not over:
-                action = random_actions(environments.action_spec, 1, rng)
+                if left == 0:
+                    action = random_actions(environments.action_spec, 1, rng)
+                    left = int(rng.geometric(1 / stretch)) if stretch > 1 else 1
+                left -= 1
                 result = environments.step([0], action)
                 obs.append(result.obs["obs"][0].copy())
                 actions.append(action[0])
@@ -198,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is asked for and not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--methods", nargs="+", default=["random", "information_gain", "prediction_error"])
+    parser.add_argument("--methods", nargs="+", default=["random", "repeated", "information_gain", "prediction_error"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(FIRST_SEED, FIRST_SEED + 5)))
     parser.add_argument("--steps", type=int, help="fewer or more than each task's own")
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")

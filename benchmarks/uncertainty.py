@@ -172,12 +172,15 @@ def judge(model: WorldModel, seed: int, *, pixels: bool = False) -> dict[str, Op
 def draw(sets: dict[str, OpenLoop], file: Path) -> None:
     """What was claimed against what happened, every start a point, one panel for each horizon."""
     import matplotlib.pyplot as plt  # half a second that the figures do not pay
+    from matplotlib.ticker import NullFormatter
 
     figure, panels = plt.subplots(1, len(HORIZONS), figsize=(13, 3.6), constrained_layout=True)
     for panel, h in zip(panels, HORIZONS, strict=True):
         for name, result in sets.items():
             rows = result.valid[:, h - 1]
             panel.loglog(result.score[rows, h - 1], result.error[rows, h - 1], ".", markersize=2, label=name)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_formatter(NullFormatter())  # powers of ten alone: a short axis has no room for more
         panel.set(title=f"{h} step{'s' if h > 1 else ''} ahead", xlabel="epistemic standard deviation", ylabel="error")
     panels[0].legend(markerscale=4)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=["toy", "forecast"])
     parser.add_argument("--seeds", type=seeds, default=seeds("100-102"))
-    parser.add_argument("--updates", type=int, default=5000, help="updates of the world model (forecast)")
+    parser.add_argument("--updates", type=int, default=9000, help="updates of the world model (forecast)")
     parser.add_argument("--pixels", action="store_true", help="see Pendulum through a camera (forecast)")
     parser.add_argument("--picture", type=Path, help="where to draw errors of the last seed (forecast)")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE of the configuration")
