@@ -161,7 +161,7 @@ def random_episodes(task: Task, seed: int, steps: int, *, stretch: float) -> lis
             while not over:
                 if left == 0:
                     action = random_actions(environments.action_spec, 1, rng)
-                    left = int(rng.geometric(1 / stretch)) if stretch > 1 else 1
+                    left = int(rng.geometric(1 / stretch)) if stretch > 1 else 1  # uniform actions need no draw
                 left -= 1
                 result = environments.step([0], action)
                 obs.append(result.obs["obs"][0].copy())

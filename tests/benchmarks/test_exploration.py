@@ -10,13 +10,13 @@ from benchmarks.exploration import CHANCE, TASKS, measure, random_episodes
 def test_a_control_keeps_each_action_for_as_long_as_it_says(method: str) -> None:
     stretch = CHANCE[method]
     episodes = random_episodes(TASKS["maze"], 0, 3_000, stretch=stretch)
-    kept, cut = [], 0
+    kept, steps = [], 0
     for episode in episodes:
         action = episode["action"]
         ends = np.flatnonzero((action[1:] != action[:-1]).any(1)) + 1
         kept.append(len(action) / (len(ends) + 1))
-        cut += len(action)
-    assert cut == 3_000
+        steps += len(action)
+    assert steps == 3_000
     assert np.mean(kept) == pytest.approx(stretch, rel=0.15)  # an episode's end cuts the last one short
 
 
