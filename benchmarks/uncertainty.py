@@ -1,8 +1,8 @@
 """Is the uncertainty right? A toy whose noise is known, and forecasts on Pendulum against what then happened.
 
     python -m benchmarks.uncertainty toy --seeds 100-109
-    python -m benchmarks.uncertainty forecast --seeds 100-104 world_model.ensemble.members=7
-    python -m benchmarks.uncertainty forecast --seeds 100 --pixels --updates 1500 world_model.ensemble.members=7
+    python -m benchmarks.uncertainty forecast --seeds 100-109 world_model.ensemble.members=7
+    python -m benchmarks.uncertainty forecast --seeds 100 --pixels --updates 4500 world_model.ensemble.members=7
 
 Each measure stands beside controls that have to fail: total variance and the error of the prediction on the toy, a
 counter of steps and a constant for the forecasts. With `--pixels` Pendulum is seen through a camera of 32x32 grey
