@@ -147,7 +147,7 @@ def explore(task: Task, method: str, seed: int, steps: int, folder: Path, settin
         return list(trainer.replay.iter_episodes())
 
 
-def random_episodes(task: Task, seed: int, steps: int, *, stretch: float) -> list[Episode]:
+def random_episodes(task: Task, seed: int, steps: int, *, stretch: float = 1.0) -> list[Episode]:
     """Episodes of uniform actions, each repeated `stretch` steps in the mean, through the toolkit's own spaces."""
     from agents.collector import random_actions
 
