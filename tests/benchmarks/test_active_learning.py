@@ -61,6 +61,16 @@ def test_latents_of_all_digits_are_centred_at_one_scale_and_the_same_for_a_seed(
     assert torch.equal(latents, of(kind, 3)) and torch.equal(latents, of(kind, 4)) == (kind == "pca")
 
 
+def test_a_spectral_embedding_has_axes_of_one_spread_and_puts_images_of_a_digit_together(monkeypatch):
+    monkeypatch.setattr(active_learning, "VAE_STEPS", 100)
+    of = active_learning.frozen_latents.__wrapped__
+    _, labels = active_learning.digits()
+    spectral = of("spectral", 3)
+    torch.testing.assert_close(spectral.std(0), torch.ones(spectral.shape[1]), atol=1e-3, rtol=0)
+    own = torch.stack([spectral[labels == digit].var(0).sum() for digit in range(10)])
+    assert own.mean() < 0.7 * spectral.var(0).sum()  # 1.0 where axes have nothing to do with what is seen
+
+
 def test_rows_of_other_latents_are_measured_anew(tmp_path, monkeypatch, capsys):
     file = tmp_path / "rows.jsonl"
     append_row(file, {"latents": "pca", "method": "random", "copies": 1, "seed": 100, "reached": [1, 2], "curve": []})
